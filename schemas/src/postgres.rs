@@ -51,4 +51,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "endpoint_rates",
         sql: include_str!("../postgres/migrations/0017_endpoint_rates.sql"),
     },
+    Migration {
+        version: 18,
+        name: "ordered_lanes",
+        sql: include_str!("../postgres/migrations/0018_ordered_lanes.sql"),
+    },
 ];

@@ -8,6 +8,8 @@ use schemas::event_json::RESERVED_TYPE_PREFIX;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use time::OffsetDateTime;
 
+use crate::lane::{EndpointLane, LaneKey};
+
 /// What a request needs of an event. All deliveries of the event share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutboundEvent {
@@ -27,6 +29,8 @@ pub(crate) struct OutboundEvent {
     pub hops: i32,
     /// Endpoints that matched the event when it was read from the log. `None`: its row is of an earlier version.
     pub endpoints_matched: Option<u32>,
+    /// Whether the organization has an endpoint with `ack_on_success`. Only of an event from the log.
+    pub counts_successes: bool,
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,
@@ -59,6 +63,8 @@ pub(crate) struct Delivery {
     pub endpoint_id: EndpointId,
     pub event: Arc<OutboundEvent>,
     pub round: Round,
+    /// Of an ordered endpoint. `None`: it waits for no other delivery.
+    pub lane: Option<LaneKey>,
 }
 
 /// Each manual retry of a delivery starts a round of attempts. Their numbers go on.
@@ -72,7 +78,12 @@ pub(crate) struct Round {
 
 impl Delivery {
     pub(crate) fn new(endpoint_id: EndpointId, event: Arc<OutboundEvent>) -> Self {
-        Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event, round: Round::default() }
+        let id = DeliveryId::of(endpoint_id, event.event_id);
+        Self { id, endpoint_id, event, round: Round::default(), lane: None }
+    }
+
+    pub(crate) fn endpoint_lane(&self) -> Option<EndpointLane> {
+        self.lane.map(|key| EndpointLane { endpoint: self.endpoint_id, key })
     }
 }
 
@@ -173,6 +184,7 @@ pub(crate) mod tests {
             traceparent: None,
             hops: 0,
             endpoints_matched: None,
+            counts_successes: false,
             log_epoch: 1,
             partition: 0,
             offset: 0,

@@ -10,6 +10,7 @@ use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::acks;
 use crate::endpoints::store;
 use crate::retry::schedule;
 use crate::system_events;
@@ -61,7 +62,7 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
 /// Erases at most a batch of each table. Returns how many rows.
 async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     let rows = store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?;
-    Ok(rows + system_events::erase(connection, org_id).await?)
+    Ok(rows + system_events::erase(connection, org_id).await? + acks::erase(connection, org_id).await?)
 }
 
 /// Pauses between two erasing rounds of one organization. They grow while there is nothing to erase: positions may not

@@ -2,11 +2,13 @@
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
 //! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
-//! the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
-//! The process that may write events also appends the system's own (`system_events`).
+//! lanes of ordered endpoints (`lane`); acknowledging what was delivered (`acks`); the erasure of an organization's
+//! endpoints and rows (`erasing`). [`start`] runs all of it but the routes. The process that may write events also
+//! appends the system's own (`system_events`).
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
+mod acks;
 mod attempt;
 mod config;
 mod deliveries;
@@ -15,6 +17,7 @@ mod dependencies;
 mod endpoints;
 mod erasing;
 mod error;
+mod lane;
 mod log;
 mod metrics;
 mod replays;

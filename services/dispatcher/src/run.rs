@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::acks;
 use crate::attempt::attempter::Attempter;
 use crate::attempt::client::WebhookClient;
 use crate::attempt::connector::ClientError;
@@ -34,8 +35,8 @@ use crate::replays::Replayer;
 use crate::retry::worker::RetryWorker;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries`,
-/// `endpoint conditions` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are
-/// delivered.
+/// `endpoint conditions`, `replays` and `acknowledgements` under `supervisor`. The component `dispatcher` is healthy
+/// while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -67,7 +68,7 @@ pub fn start(
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()), &config.name_servers)?;
-    let reporter = Reporter::new(producer, &kafka.topics.deliveries);
+    let reporter = Reporter::new(producer.clone(), &kafka.topics.deliveries);
     let dependencies = Dependencies {
         pool: pool.clone(),
         topic: Arc::from(kafka.topics.events.as_str()),
@@ -96,6 +97,11 @@ pub fn start(
     let sharing = conditions::run(dependencies.slots.clone(), pool.clone(), config.disable_after, shutdown.clone());
     supervisor.spawn("endpoint conditions", async move {
         sharing.await;
+        Ok(())
+    });
+    let acknowledging = acks::run(pool.clone(), producer, kafka.topics.acks.clone(), shutdown.clone());
+    supervisor.spawn("acknowledgements", async move {
+        acknowledging.await;
         Ok(())
     });
     let replaying = Replayer::new(pool, kafka.clone(), config.open_limits).run(shutdown.clone());

@@ -28,6 +28,8 @@ pub enum ReceiverBehavior {
     Turns(Vec<u16>),
     /// 200, after a while.
     Slow(Duration),
+    /// After a while: 500 to each event as often as its payload says in `failures`, then 200.
+    Failures(Duration),
     Hang,
 }
 
@@ -165,13 +167,16 @@ async fn receive(
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let at_ms = i64::try_from(since_epoch.as_millis()).unwrap();
     let id = headers.get("webhook-id").map(|id| id.to_str().unwrap().to_owned());
-    let (behavior, earlier) = {
+    let (behavior, earlier, nth) = {
         let mut records = shared.records.lock().unwrap();
+        let mut nth = 0;
         if let Some(id) = &id {
-            records.times.entry(id.clone()).or_default().push(at_ms);
+            let times = records.times.entry(id.clone()).or_default();
+            times.push(at_ms);
+            nth = times.len() as u64;
         }
         records.received.push(Received { at, at_ms, path, headers, body: body.to_vec() });
-        (shared.behavior.lock().unwrap().clone(), records.received.len() - 1)
+        (shared.behavior.lock().unwrap().clone(), records.received.len() - 1, nth)
     };
     // It is no webhook. The delivery fails, and with it the test.
     if method != Method::POST || id.is_none() {
@@ -189,6 +194,12 @@ async fn receive(
         ReceiverBehavior::Slow(wait) => {
             tokio::time::sleep(wait).await;
             answer(200)
+        }
+        ReceiverBehavior::Failures(wait) => {
+            tokio::time::sleep(wait).await;
+            let webhook = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+            let failures = webhook["data"]["failures"].as_u64().unwrap_or(0);
+            answer(if nth <= failures { 500 } else { 200 })
         }
         ReceiverBehavior::Hang => pending().await,
     }

@@ -230,6 +230,8 @@ mod tests {
             filter: None,
             description: None,
             sealed_headers: None,
+            ordered: false,
+            ack_on_success: false,
             sealed_secret: None,
             sealed_previous_secret: None,
             previous_expires_at: None,

@@ -22,11 +22,12 @@ macro_rules! tried_columns {
     };
 }
 
-/// A delivery whose attempt is being made has a lease, and its time is the end of that.
+/// A delivery whose attempt is being made has a lease, and its time is the end of that. One that has a lane may wait
+/// for others.
 macro_rules! untried_columns {
     () => {
         "s.delivery_id, s.event_id, s.endpoint_id, s.event_type, s.state AS status, s.attempts,
-         CASE WHEN s.state = 'pending' AND s.lease_id IS NULL THEN s.due_at END AS next_attempt_at,
+         CASE WHEN s.state = 'pending' AND s.lease_id IS NULL AND s.lane IS NULL THEN s.due_at END AS next_attempt_at,
          NULL::integer AS last_status_code, NULL::text AS last_error, s.accepted_at AS created_at"
     };
 }

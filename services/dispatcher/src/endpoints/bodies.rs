@@ -22,6 +22,8 @@ use crate::attempt::sign::Secret;
     "description": null,
     "auth": {"type": "basic", "username": "triggers"},
     "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256", "has_secret": false},
+    "ordered": false,
+    "ack_on_success": false,
     "max_in_flight": null,
     "rate_limit_per_second": null,
     "timeout_seconds": 10,
@@ -47,6 +49,10 @@ pub(super) struct EndpointBody {
     auth: Option<ShownAuth>,
     /// Null: only our signature.
     compat_signature: Option<ShownCompatSignature>,
+    /// Whether events with the same `ordering_key` are delivered one after the other, in the order of the log.
+    ordered: bool,
+    /// Whether events are acknowledged when all endpoints that they matched have accepted them.
+    ack_on_success: bool,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
     /// Webhooks per second; null: no limit.
@@ -83,6 +89,8 @@ impl EndpointBody {
             description: endpoint.description,
             auth: endpoint.credentials.auth,
             compat_signature: endpoint.credentials.compat_signature,
+            ordered: endpoint.ordered,
+            ack_on_success: endpoint.ack_on_success,
             max_in_flight: endpoint.max_in_flight,
             rate_limit_per_second: endpoint.rate_limit_per_second,
             timeout_seconds: endpoint.timeout_seconds,
@@ -178,6 +186,11 @@ pub(super) struct NewEndpointBody {
     auth: Option<NewAuthBody>,
     /// A second signature beside ours.
     compat_signature: Option<NewCompatSignatureBody>,
+    /// Deliver events with the same `ordering_key` one after the other, in the order of the log; those without one
+    /// share a lane. A failing event holds back its lane until its last attempt. Default false.
+    ordered: Option<bool>,
+    /// Acknowledge an event when this and all other endpoints that it matched have accepted it. Default false.
+    ack_on_success: Option<bool>,
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
@@ -223,6 +236,12 @@ pub(super) struct EndpointPatchBody {
     auth: Option<NewAuthBody>,
     /// Replaces the old one as a whole. Null: none.
     compat_signature: Option<NewCompatSignatureBody>,
+    /// As for a new endpoint. It holds for events that are accepted after the response.
+    #[schema(required = false)]
+    ordered: bool,
+    /// As for a new endpoint. It holds for events that are accepted after the response.
+    #[schema(required = false)]
+    ack_on_success: bool,
     /// Webhooks at the same time. Null: the default of the system.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,

@@ -163,7 +163,8 @@ impl EndpointCache {
         let filter = stored.filter.take().map(|filter| filter::read(&filter, "filter")).transpose();
         let is_readable = filter.is_ok();
         let filter = filter.ok().flatten();
-        let subscription = Subscription { id, org_id: stored.org_id, event_types, filter, enabled: stored.enabled };
+        let StoredEndpoint { org_id, ordered, ack_on_success, enabled, .. } = stored;
+        let subscription = Subscription { id, org_id, event_types, filter, ordered, ack_on_success, enabled };
         let endpoint = self.open(stored).map(Box::new);
         if endpoint.is_none() {
             error!(endpoint_id = %id, "Sealing key does not open the endpoint's secrets; holding its deliveries.");

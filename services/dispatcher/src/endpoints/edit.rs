@@ -26,6 +26,8 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         filter: None,
         description: None,
         sealed_headers: None,
+        ordered: false,
+        ack_on_success: false,
         sealed_secret: Some(secrets::seal_secret(sealing, id, &secret)),
         sealed_previous_secret: None,
         previous_expires_at: None,
@@ -55,6 +57,8 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         headers,
         auth,
         compat_signature,
+        ordered,
+        ack_on_success,
         max_in_flight,
         rate_limit_per_second,
         timeout_seconds,
@@ -86,6 +90,12 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(signature) = compat_signature {
         endpoint.credentials.set_compat_signature(sealing, endpoint.id, signature.as_ref());
+    }
+    if let Some(ordered) = ordered {
+        endpoint.ordered = ordered;
+    }
+    if let Some(ack_on_success) = ack_on_success {
+        endpoint.ack_on_success = ack_on_success;
     }
     if let Some(max_in_flight) = max_in_flight {
         endpoint.max_in_flight = max_in_flight.map(signed);

@@ -54,6 +54,8 @@ pub(crate) struct EndpointPatch {
     pub auth: Option<Option<ReceiverAuth>>,
     /// Inner `None`: only ours.
     pub compat_signature: Option<Option<CompatSignature>>,
+    pub ordered: Option<bool>,
+    pub ack_on_success: Option<bool>,
     /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
     /// Inner `None`: no limit.
@@ -99,6 +101,8 @@ impl EndpointPatch {
             headers: fields.take("headers", headers::read),
             auth: fields.take_object("auth", |value| receiver_auth::read(value, policy, now)),
             compat_signature: fields.take_object("compat_signature", compat_signature::read),
+            ordered: fields.take("ordered", flag),
+            ack_on_success: fields.take("ack_on_success", flag),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
             rate_limit_per_second: fields
                 .take_nullable("rate_limit_per_second", |value| number(value, 1, MAX_RATE_PER_SECOND)),
@@ -106,9 +110,6 @@ impl EndpointPatch {
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
         };
-        for name in ["ordered", "ack_on_success"] {
-            fields.refuse_unless(name, |value| value == &Value::Bool(false));
-        }
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
 }
@@ -150,12 +151,6 @@ impl Fields<'_> {
                 self.errors.extend(errors);
                 None
             }
-        }
-    }
-
-    fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
-        if self.object.0.get(name).is_some_and(|value| !harmless(value)) {
-            self.errors.push(FieldError::new(name, "is not supported yet"));
         }
     }
 }
@@ -241,7 +236,7 @@ mod tests {
             "headers": {"X-Token": "t 1"}, "auth": {"type": "bearer", "token": "t"},
             "compat_signature": {"format": "sha256-hex", "header": "x-sig"},
             "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
-            "enabled": false, "ordered": false, "rate_limit_per_second": 1000,
+            "enabled": false, "ordered": false, "ack_on_success": true, "rate_limit_per_second": 1000,
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
@@ -255,6 +250,8 @@ mod tests {
                 header: "x-sig".to_owned(),
                 secret: None,
             })),
+            ordered: Some(false),
+            ack_on_success: Some(true),
             max_in_flight: Some(Some(3)),
             rate_limit_per_second: Some(Some(1000)),
             timeout_seconds: Some(30),
@@ -304,17 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn planned_fields_are_refused() {
-        for (name, value) in [("ordered", json!(true)), ("ack_on_success", json!(true))] {
-            let errors = read(&json!({ name: value })).unwrap_err();
-            assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
-        }
-    }
-
-    #[test]
     fn every_invalid_field_is_named() {
         let all = json!({
-            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0,
+            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "ordered": 1,
+            "ack_on_success": "a", "max_in_flight": 0,
             "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
         });
         let fields = [
@@ -322,6 +312,8 @@ mod tests {
             "event_types",
             "description",
             "headers",
+            "ordered",
+            "ack_on_success",
             "max_in_flight",
             "timeout_seconds",
             "retry_schedule",

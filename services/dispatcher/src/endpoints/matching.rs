@@ -24,6 +24,9 @@ pub(crate) struct Subscription {
     pub org_id: OrgId,
     pub event_types: Vec<String>,
     pub filter: Option<Filter>,
+    /// Its deliveries have lanes.
+    pub ordered: bool,
+    pub ack_on_success: bool,
     /// A disabled endpoint matches no events, and its deliveries are held.
     pub enabled: bool,
 }
@@ -172,6 +175,15 @@ impl Snapshot {
         of_org.iter().filter(is_for).map(|subscription| subscription.id).collect()
     }
 
+    pub(crate) fn is_ordered(&self, id: EndpointId) -> bool {
+        self.by_id.get(&id).is_some_and(|(subscription, _)| subscription.ordered)
+    }
+
+    /// Whether an endpoint of the organization acknowledges events.
+    pub(crate) fn has_ack_on_success(&self, org_id: OrgId) -> bool {
+        self.by_org.get(&org_id).is_some_and(|of_org| of_org.iter().any(|one| one.ack_on_success))
+    }
+
     /// Enabled endpoints that cannot be used.
     pub(crate) fn unusable(&self) -> &BTreeSet<EndpointId> {
         &self.unusable
@@ -213,7 +225,15 @@ pub(crate) mod tests {
     }
 
     fn subscription(id: EndpointId, org_id: OrgId, event_types: &[&str]) -> Subscription {
-        Subscription { id, org_id, event_types: list(event_types), filter: None, enabled: true }
+        Subscription {
+            id,
+            org_id,
+            event_types: list(event_types),
+            filter: None,
+            ordered: false,
+            ack_on_success: false,
+            enabled: true,
+        }
     }
 
     fn put(subscription: Subscription) -> Change {

@@ -33,6 +33,8 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "has_headers": endpoint.sealed_headers.is_some(),
         "auth": endpoint.credentials.auth,
         "compat_signature": endpoint.credentials.compat_signature,
+        "ordered": endpoint.ordered,
+        "ack_on_success": endpoint.ack_on_success,
         "max_in_flight": endpoint.max_in_flight,
         "rate_limit_per_second": endpoint.rate_limit_per_second,
         "timeout_seconds": endpoint.timeout_seconds,

@@ -1,5 +1,5 @@
 //! Deletes what nobody needs any more: rows of endpoints that were deleted, secrets whose overlap ended, and replays
-//! that ended long ago.
+//! that ended long ago, and successes of events that have left the view.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::replays;
+use crate::{acks, replays};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of one transaction. It holds the lock that every change of an endpoint takes.
@@ -33,6 +33,7 @@ pub(crate) async fn run(pool: PgPool, shutdown: CancellationToken) {
 pub(super) async fn purge(pool: &PgPool) -> Result<u64, sqlx::Error> {
     forget_secrets(pool).await?;
     replays::forget(pool).await?;
+    acks::sweep(pool).await?;
     let mut purged = 0;
     loop {
         let candidates = candidates(pool).await?;
@@ -51,7 +52,11 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
         "SELECT e.id FROM endpoints e
          WHERE e.deleted_at < now() - interval '1 day'
                AND NOT EXISTS (SELECT FROM delivery_schedule d
-                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL)
+                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL
+                                     AND d.lane IS NULL)
+               AND NOT EXISTS (SELECT FROM delivery_schedule d
+                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL
+                                     AND d.lane IS NOT NULL)
                AND NOT EXISTS (SELECT FROM deliveries_awaiting_dedup d
                                WHERE d.org_id = e.org_id AND d.endpoint_id = e.id)
          ORDER BY e.deleted_at LIMIT $1",
@@ -70,11 +75,13 @@ async fn delete(pool: &PgPool, ids: &[Uuid]) -> Result<u64, sqlx::Error> {
             .bind(ids)
             .fetch_all(&mut *transaction)
             .await?;
-    sqlx::query("DELETE FROM endpoint_queues WHERE endpoint_id = ANY($1)").bind(ids).execute(&mut *transaction).await?;
-    sqlx::query("DELETE FROM endpoint_conditions WHERE endpoint_id = ANY($1)")
-        .bind(ids)
-        .execute(&mut *transaction)
-        .await?;
+    for sql in [
+        "DELETE FROM ordered_lanes WHERE endpoint_id = ANY($1)",
+        "DELETE FROM endpoint_queues WHERE endpoint_id = ANY($1)",
+        "DELETE FROM endpoint_conditions WHERE endpoint_id = ANY($1)",
+    ] {
+        sqlx::query(sql).bind(ids).execute(&mut *transaction).await?;
+    }
     sqlx::query("UPDATE endpoints_version SET purged_version = greatest(purged_version, $1)")
         .bind(versions.iter().max().copied())
         .execute(&mut *transaction)

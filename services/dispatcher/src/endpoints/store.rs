@@ -28,6 +28,10 @@ pub(crate) struct StoredEndpoint {
     pub filter: Option<Value>,
     pub description: Option<String>,
     pub sealed_headers: Option<Vec<u8>>,
+    /// Its deliveries have lanes.
+    pub ordered: bool,
+    /// Events that all matched endpoints have accepted are acknowledged.
+    pub ack_on_success: bool,
     /// `None`: the endpoint is deleted.
     pub sealed_secret: Option<Vec<u8>>,
     /// The secret before the last rotation, and until when it signs.
@@ -64,6 +68,8 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             filter: row.try_get::<Option<Json<Value>>, _>("filter")?.map(|Json(filter)| filter),
             description: row.try_get("description")?,
             sealed_headers: row.try_get("sealed_headers")?,
+            ordered: row.try_get("ordered")?,
+            ack_on_success: row.try_get("ack_on_success")?,
             sealed_secret: row.try_get("sealed_secret")?,
             sealed_previous_secret: row.try_get("sealed_previous_secret")?,
             previous_expires_at: row.try_get("previous_expires_at")?,
@@ -138,8 +144,8 @@ pub(crate) async fn create(
     let mut stored: StoredEndpoint = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
                                 timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
-                                rate_limit_per_second, disabled_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17) RETURNING *",
+                                 rate_limit_per_second, disabled_at, ordered, ack_on_success)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17, $18, $19) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -158,6 +164,8 @@ pub(crate) async fn create(
     .bind(new.filter.as_ref().map(Value::to_string))
     .bind(new.rate_limit_per_second)
     .bind(new.disabled_at)
+    .bind(new.ordered)
+    .bind(new.ack_on_success)
     .fetch_one(&mut *conn)
     .await?;
     if new.credentials != stored.credentials {
@@ -234,7 +242,7 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             rate_limit_per_second = $16, disabled_at = $17, updated_at = now()
+             rate_limit_per_second = $16, disabled_at = $17, ordered = $18, ack_on_success = $19, updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -254,6 +262,8 @@ pub(crate) async fn update(
     .bind(endpoint.previous_expires_at)
     .bind(endpoint.rate_limit_per_second)
     .bind(endpoint.disabled_at)
+    .bind(endpoint.ordered)
+    .bind(endpoint.ack_on_success)
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled && !was_enabled {

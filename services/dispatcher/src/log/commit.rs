@@ -6,6 +6,7 @@ use runtime::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
+use crate::acks;
 use crate::log::tracker::CommitPlan;
 use crate::retry::schedule::{self, OpenLimits};
 
@@ -17,6 +18,8 @@ pub(crate) struct CommitResult {
     pub fenced: Vec<(i32, i64)>,
     /// Rows that were written, or existed already.
     pub rows: usize,
+    /// Outcomes that were written.
+    pub outcomes: usize,
 }
 
 /// The database refuses the transaction for a reason that does not pass: a retry would repeat it for ever.
@@ -58,7 +61,7 @@ pub(crate) async fn commit(
             plan.advances.push(advance);
         }
     }
-    Ok(CommitResult { rows: plan.rows.len(), advances: plan.advances, fenced })
+    Ok(CommitResult { rows: plan.rows.len(), outcomes: plan.outcomes.len(), advances: plan.advances, fenced })
 }
 
 /// `false`: a position did not match, and nothing was committed.
@@ -73,6 +76,7 @@ async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan, limits: Op
     }
     schedule::insert(&mut transaction, &plan.rows, limits).await?;
     schedule::write_outcomes(&mut transaction, &plan.outcomes).await?;
+    acks::store(&mut transaction, &plan.successes).await?;
     transaction.commit().await?;
     Ok(true)
 }

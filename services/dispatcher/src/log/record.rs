@@ -12,9 +12,10 @@ use schemas::records::Event;
 use schemas::{hops, native};
 use time::OffsetDateTime;
 
-use crate::delivery::OutboundEvent;
+use crate::delivery::{Delivery, OutboundEvent};
 use crate::endpoints::filter::payload::Payload;
 use crate::endpoints::matching::Snapshot;
+use crate::lane::LaneKey;
 use crate::log::tracker::{MatchedEvent, ReadRecord};
 
 /// Label of the metric.
@@ -81,10 +82,18 @@ fn match_event(
     if endpoints.is_empty() {
         return Ok(None);
     }
+    let lane = LaneKey::of(event.org_id, event.ordering_key.as_deref());
     let may_be_duplicate = event.dedup.is_some() || native.may_repeat_an_id();
     let endpoints_matched = u32::try_from(endpoints.len()).ok();
-    let outbound = OutboundEvent { endpoints_matched, ..outbound_event(event, record, log_epoch) };
-    Ok(Some(MatchedEvent { event: Arc::new(outbound), endpoints, may_be_duplicate }))
+    let counts_successes = snapshot.has_ack_on_success(event.org_id);
+    let outbound = outbound_event(event, record, log_epoch);
+    let event = Arc::new(OutboundEvent { endpoints_matched, counts_successes, ..outbound });
+    let delivery = |endpoint| {
+        let lane = snapshot.is_ordered(endpoint).then_some(lane);
+        Delivery { lane, ..Delivery::new(endpoint, event.clone()) }
+    };
+    let deliveries = endpoints.into_iter().map(delivery).collect();
+    Ok(Some(MatchedEvent { event, deliveries, may_be_duplicate }))
 }
 
 fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEvent {
@@ -102,6 +111,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
             .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
         hops: i32::from(hops::of_record(&record.headers)),
         endpoints_matched: None,
+        counts_successes: false,
         log_epoch,
         partition: record.partition,
         offset: record.offset,

@@ -4,6 +4,7 @@
 //! Pure: takes `now` and does no I/O. `worker` reads, sends and commits.
 
 mod lane;
+mod ordered;
 mod plan;
 mod spilled_rows;
 
@@ -16,11 +17,14 @@ use kafka::fence::{Advance, Claim};
 use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent};
+use crate::acks::Success;
+use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowState};
+use crate::lane::EndpointLane;
 use crate::log::fair_queues::FairQueues;
 use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
 
 use lane::Lane;
+use ordered::OrderedLanes;
 use spilled_rows::SpilledRows;
 
 pub(crate) use lane::PartitionHistory;
@@ -40,11 +44,12 @@ pub(crate) struct ReadRecord {
     pub matched: Option<MatchedEvent>,
 }
 
-/// An event with its endpoints.
+/// An event with its deliveries.
 #[derive(Debug)]
 pub(crate) struct MatchedEvent {
     pub event: Arc<OutboundEvent>,
-    pub endpoints: Vec<EndpointId>,
+    /// One for each endpoint that gets it.
+    pub deliveries: Vec<Delivery>,
     /// Then the first attempt waits for the duplicate decision.
     pub may_be_duplicate: bool,
 }
@@ -61,6 +66,8 @@ pub(crate) struct Undecided {
 enum Phase {
     /// Waits for the duplicate decision.
     Undecided,
+    /// It has the decision, and waits until its lane goes on.
+    Held,
     /// Waits in the queue of its endpoint.
     Waiting,
     InFlight,
@@ -82,8 +89,12 @@ pub(crate) struct DeliveryTracker {
     /// Tickets in the order of reading, including some that are not open any more.
     by_age: VecDeque<(Instant, u64)>,
     queues: FairQueues,
+    ordered: OrderedLanes,
     spilled: SpilledRows,
+    /// Lanes with rows in the running transaction.
+    committing_lanes: HashSet<EndpointLane>,
     outcomes: Vec<LeasedOutcome>,
+    successes: Vec<Success>,
     /// Lease of a row that is spilled while its attempt is in flight.
     lease: Duration,
     last_ticket: u64,
@@ -97,8 +108,11 @@ impl DeliveryTracker {
             open: HashMap::new(),
             by_age: VecDeque::new(),
             queues: FairQueues::new(queue_capacity),
+            ordered: OrderedLanes::default(),
             spilled: SpilledRows::default(),
+            committing_lanes: HashSet::new(),
             outcomes: Vec::new(),
+            successes: Vec::new(),
             lease,
             last_ticket: 0,
             last_generation: 0,
@@ -132,19 +146,22 @@ impl DeliveryTracker {
             return undecided;
         };
         let event = matched.event;
-        let deliveries = matched.endpoints.into_iter().map(|endpoint| Delivery::new(endpoint, event.clone()));
-        let deliveries: Vec<Delivery> = deliveries.filter(|delivery| !lane.is_scheduled(delivery)).collect();
+        let mut deliveries = matched.deliveries;
+        deliveries.retain(|delivery| !lane.is_scheduled(delivery));
         if !lane.enter(read.offset, read.timestamp_ms, deliveries.len(), event.size()) {
             return undecided;
         }
         for delivery in deliveries {
-            if is_full {
-                self.spill(delivery, generation, if matched.may_be_duplicate { WaitsFor::Dedup } else { DUE_NOW });
+            if is_full || self.is_held_back(&delivery) {
+                self.spill_unread(delivery, generation, matched.may_be_duplicate);
                 continue;
             }
             self.last_ticket += 1;
             let ticket = self.last_ticket;
             self.by_age.push_back((now, ticket));
+            if let Some(lane) = delivery.endpoint_lane() {
+                self.ordered.push(lane, ticket);
+            }
             self.open.insert(ticket, OpenDelivery { delivery, generation, phase: Phase::Undecided });
             if matched.may_be_duplicate {
                 undecided.push(Undecided { ticket, event: event.clone() });
@@ -158,15 +175,24 @@ impl DeliveryTracker {
     /// The duplicate decision: `deliver`, or the event is a duplicate or was erased.
     pub(crate) fn apply_decision(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
-        if deliver && self.queues.push(open.delivery.event.org_id, open.delivery.endpoint_id, ticket) {
-            open.phase = Phase::Waiting;
-            return;
-        }
-        let Some(open) = self.open.remove(&ticket) else { return };
         if deliver {
-            self.spill(open.delivery, open.generation, DUE_NOW);
+            open.phase = Phase::Held;
+            if open.delivery.endpoint_lane().is_none_or(|lane| self.ordered.is_first(lane, ticket)) {
+                self.enqueue(ticket);
+            }
+        } else if let Some(OpenDelivery { delivery, generation, .. }) = self.open.remove(&ticket) {
+            self.complete(&delivery, generation);
+            self.release_lane(&delivery, ticket);
+        }
+    }
+
+    /// Puts a delivery into the queue of its endpoint. If the queue is full, the delivery is spilled.
+    fn enqueue(&mut self, ticket: u64) {
+        let Some(open) = self.open.get_mut(&ticket) else { return };
+        if self.queues.push(open.delivery.event.org_id, open.delivery.endpoint_id, ticket) {
+            open.phase = Phase::Waiting;
         } else {
-            self.complete(&open.delivery, open.generation);
+            self.spill_ticket(ticket);
         }
     }
 
@@ -183,7 +209,7 @@ impl DeliveryTracker {
     pub(crate) fn skip_unavailable(&mut self, ticket: u64, due_after: Duration) {
         if let Some(open) = self.open.remove(&ticket) {
             let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: None };
-            self.spill(open.delivery, open.generation, waits_for);
+            self.spill_with_lane(ticket, open.delivery, open.generation, waits_for);
         }
     }
 
@@ -192,10 +218,16 @@ impl DeliveryTracker {
         let update = outcome.row_update(1);
         match (phase, update.due_after) {
             (Phase::Leased(lease), _) => self.outcomes.push(LeasedOutcome { delivery_id: delivery.id, lease, update }),
-            (_, None) => drop(self.complete(&delivery, generation)),
+            (_, None) => {
+                if update.state == RowState::Delivered {
+                    self.successes.extend(Success::of(&delivery));
+                }
+                self.complete(&delivery, generation);
+                self.release_lane(&delivery, ticket);
+            }
             (_, Some(due_after)) => {
                 let waits_for = WaitsFor::Attempt { attempts: update.attempts, due_after, lease: None };
-                self.spill(delivery, generation, waits_for);
+                self.spill_with_lane(ticket, delivery, generation, waits_for);
             }
         }
     }
@@ -232,9 +264,11 @@ impl DeliveryTracker {
                 Phase::Waiting => self.queues.remove(open.delivery.event.org_id, open.delivery.endpoint_id, ticket),
                 // Its row exists independently of the partition, so its outcome still counts.
                 Phase::Leased(_) => continue,
-                Phase::Undecided | Phase::InFlight => {}
+                Phase::Undecided | Phase::Held | Phase::InFlight => {}
             }
-            self.open.remove(&ticket);
+            if let Some(open) = self.open.remove(&ticket) {
+                self.release_lane(&open.delivery, ticket);
+            }
         }
     }
 
@@ -256,6 +290,7 @@ impl DeliveryTracker {
     /// [`Self::committed`].
     pub(crate) fn plan(&mut self, max_bytes: usize) -> CommitPlan {
         let rows = self.spilled.take(max_bytes);
+        self.committing_lanes = rows.iter().filter_map(|row| row.delivery.endpoint_lane()).collect();
         // The position and the outcomes of leased attempts wait for the rows that remain.
         let (limits, waiting_leases) = (self.spilled.first_offsets(), self.spilled.leases());
         let (later, outcomes) =
@@ -268,10 +303,11 @@ impl DeliveryTracker {
                 .or_else(|| with_rows.contains(partition).then(|| lane.fence(*partition)))
         };
         let advances = self.lanes.iter().filter_map(advance).collect();
-        CommitPlan { advances, rows, outcomes }
+        CommitPlan { advances, rows, outcomes, successes: std::mem::take(&mut self.successes) }
     }
 
     pub(crate) fn committed(&mut self, advances: &[Advance]) {
+        self.committing_lanes.clear();
         for advance in advances {
             if let Some(lane) = self.lanes.get_mut(&advance.partition).filter(|lane| lane.epoch == advance.epoch) {
                 lane.committed = advance.next;
@@ -283,6 +319,7 @@ impl DeliveryTracker {
     pub(crate) fn has_progress(&self) -> bool {
         self.spilled.len() > 0
             || !self.outcomes.is_empty()
+            || !self.successes.is_empty()
             || self.lanes.iter().any(|(partition, lane)| lane.advance(*partition, None).is_some())
     }
 
@@ -306,7 +343,7 @@ impl DeliveryTracker {
         self.lanes.values().map(|lane| lane.ledger.len()).sum()
     }
 
-    fn spill_ticket(&mut self, ticket: u64) {
+    fn spill_one(&mut self, ticket: u64) {
         let Some(open) = self.open.get_mut(&ticket) else { return };
         match open.phase {
             Phase::Leased(_) => {}
@@ -317,7 +354,7 @@ impl DeliveryTracker {
                 let waits_for = WaitsFor::Attempt { attempts: 0, due_after: self.lease, lease: Some(lease) };
                 self.spill(delivery, generation, waits_for);
             }
-            phase @ (Phase::Undecided | Phase::Waiting) => {
+            phase @ (Phase::Undecided | Phase::Held | Phase::Waiting) => {
                 let Some(open) = self.open.remove(&ticket) else { return };
                 self.queues.remove(open.delivery.event.org_id, open.delivery.endpoint_id, ticket);
                 let waits_for = if phase == Phase::Undecided { WaitsFor::Dedup } else { DUE_NOW };

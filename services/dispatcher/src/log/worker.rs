@@ -5,7 +5,7 @@ mod commits;
 mod gauges;
 mod health;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
 use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
 use crate::error::DispatchError;
 use crate::log::duplicates::Decision;
-use crate::log::tracker::{DeliveryTracker, PartitionHistory, Undecided};
+use crate::log::tracker::{DeliveryTracker, PartitionHistory, ReadRecord, Undecided};
 use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
 use crate::retry::schedule;
@@ -214,17 +214,34 @@ impl LogWorker {
         let endpoint_cache = self.dependencies.endpoint_cache.clone();
         let snapshot = read_with_retries(&self.dependencies, session, || endpoint_cache.current()).await?;
         let (now, now_ms) = (Instant::now(), to_millis(OffsetDateTime::now_utc()));
-        let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
-        for record in records {
-            let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
+        let read = |record: &Record| {
+            let log_epoch = self.tracker.log_epoch(record.partition)?;
             let (read, kind) = record::read(record, log_epoch, &snapshot, self.system_key.as_ref(), now_ms);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
-            undecided.entry(record.partition).or_default().extend(self.tracker.track(read, now));
+            Some(read)
+        };
+        let read: Vec<ReadRecord> = records.iter().filter_map(read).collect();
+        self.read_lanes(&read, session).await?;
+        let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
+        for record in read {
+            undecided.entry(record.partition).or_default().extend(self.tracker.track(record, now));
         }
         for (partition, undecided) in undecided {
             self.read_decisions(partition, undecided);
         }
         Some(snapshot)
+    }
+
+    /// Reads which lanes of these records have no row in the schedule. `None`: the shutdown came first.
+    async fn read_lanes(&mut self, records: &[ReadRecord], session: &Session) -> Option<()> {
+        let lanes = self.tracker.unknown_lanes(records);
+        let pool = self.dependencies.pool.clone();
+        let free = match lanes.as_slice() {
+            [] => HashSet::new(),
+            lanes => read_with_retries(&self.dependencies, session, || schedule::free_lanes(&pool, lanes)).await?,
+        };
+        self.tracker.set_free_lanes(free);
+        Some(())
     }
 
     fn read_decisions(&mut self, partition: i32, undecided: Vec<Undecided>) {

@@ -1,8 +1,9 @@
 //! The tables of unfinished deliveries: rows of `deliveries_awaiting_dedup` wait for the duplicate decision, rows of
 //! `delivery_schedule` wait for an attempt, with their events in `delivery_events`. `endpoint_queues` says of which
-//! endpoints rows are due, `delivery_usage` what each organization has open. Transactions lock rows in this order:
-//! deliveries, events, queues, usage; only a claim locks queues first, and waits for nothing after that. Only SQL is
-//! here; `policy`, `tracker` and `worker` decide when a row is due and what an outcome means.
+//! endpoints rows are due, `ordered_lanes` of which lanes of ordered endpoints, `delivery_usage` what each organization
+//! has open. Transactions lock rows in this order: deliveries, events, lanes, queues, usage, successes; only a claim
+//! locks queues first, then lanes, and waits for nothing after that. Only SQL is here; `policy`, `tracker` and `worker`
+//! decide when a row is due and what an outcome means.
 //!
 //! All times are the database's clock, so that the clocks of instances need not agree.
 //!
@@ -13,6 +14,7 @@ mod again;
 mod claim;
 mod dedup;
 mod events;
+mod lanes;
 mod outcomes;
 mod queues;
 mod replayed;
@@ -29,6 +31,7 @@ mod usage;
 pub(crate) use again::{RetryOutcome, retry_now, start_rounds};
 pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
 pub(crate) use dedup::release_decided;
+pub(crate) use lanes::free_lanes;
 pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
 pub(crate) use queues::{NextDue, hold, lock_due, make_due, next_due, release, reset};
 pub(crate) use replayed::start_replayed;

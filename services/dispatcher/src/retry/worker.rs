@@ -105,7 +105,13 @@ impl RetryWorker {
                 () = rows_added.notified() => next_poll = next_poll.min(Instant::now() + MIN_POLL_INTERVAL),
                 () = tokio::time::sleep_until(next_poll) => {}
             }
-            self.write_outcomes().await;
+            // A lane goes on at once: it has one attempt in flight, so each wait would count.
+            if self.write_outcomes().await
+                && self.can_claim()
+                && let Err(error) = self.claim_due().await
+            {
+                warn!(%error, "Next deliveries of lanes could not be claimed; trying again with the next poll.");
+            }
             if Instant::now() >= next_poll {
                 let wait = self.poll().await.unwrap_or_else(|error| {
                     warn!(%error, "Delivery schedule could not be read; trying again.");
@@ -179,17 +185,17 @@ impl RetryWorker {
         }
     }
 
-    /// Outcomes wait while the database is unavailable. When their leases end, the attempts are repeated.
-    async fn write_outcomes(&mut self) {
+    /// Outcomes wait while the database is unavailable. When their leases end, the attempts are repeated. `true`: a
+    /// lane goes on.
+    async fn write_outcomes(&mut self) -> bool {
         if self.outcomes.is_empty() {
-            return;
+            return false;
         }
-        let written = match self.dependencies.pool.acquire().await {
-            Ok(mut connection) => schedule::write_outcomes(&mut connection, &self.outcomes).await,
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(()) => self.outcomes.clear(),
+        match self.try_write_outcomes().await {
+            Ok(lane_goes_on) => {
+                self.outcomes.clear();
+                return lane_goes_on;
+            }
             Err(error) if matches!(effect(&error), SqlEffect::Retry | SqlEffect::Unavailable) => {
                 warn!(%error, "Database unavailable; retrying to write outcomes of attempts.");
                 tokio::time::sleep(POSTPONED).await;
@@ -199,6 +205,14 @@ impl RetryWorker {
                 self.outcomes.clear();
             }
         }
+        false
+    }
+
+    async fn try_write_outcomes(&self) -> Result<bool, sqlx::Error> {
+        let mut transaction = self.dependencies.pool.begin().await?;
+        let lane_goes_on = schedule::write_outcomes(&mut transaction, &self.outcomes).await?;
+        transaction.commit().await?;
+        Ok(lane_goes_on)
     }
 
     async fn finish(&mut self) {

@@ -78,10 +78,10 @@ async fn invalid_and_planned_fields_are_refused_by_name() {
     for (body, field) in [
         (json!({}), "url"),
         (json!({"url": "ftp://example.com/"}), "url"),
-        (json!({"url": url, "ordered": true}), "ordered"),
+        (json!({"url": url, "ordered": "yes"}), "ordered"),
         (json!({"url": url, "filter": {"a": 1}}), "filter"),
         (json!({"url": url, "rate_limit_per_second": 0}), "rate_limit_per_second"),
-        (json!({"url": url, "ack_on_success": true}), "ack_on_success"),
+        (json!({"url": url, "ack_on_success": 1}), "ack_on_success"),
         (json!({"url": url, "headers": {"Host": "x"}}), "headers"),
         (json!({"url": url, "timeout_seconds": 0}), "timeout_seconds"),
     ] {

@@ -16,6 +16,8 @@ mod guard;
 mod keyed;
 mod log_epochs;
 mod manual_retries;
+mod ordered;
+mod ordered_restarts;
 mod rates;
 mod receiver_auth;
 mod replays;

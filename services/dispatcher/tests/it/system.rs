@@ -314,7 +314,8 @@ impl System {
     /// As if leases and delays of the pending rows with this condition were over.
     pub(crate) async fn make_due(&self, condition: &'static str) {
         let sql = format!(
-            "WITH due AS (UPDATE delivery_schedule SET due_at = now() WHERE {condition} RETURNING endpoint_id)
+            "WITH due AS (UPDATE delivery_schedule SET due_at = now() WHERE {condition} RETURNING endpoint_id),
+                  lanes AS (UPDATE ordered_lanes SET due_at = now())
              UPDATE endpoint_queues SET next_due_at = now() WHERE endpoint_id IN (SELECT endpoint_id FROM due)"
         );
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.unwrap();

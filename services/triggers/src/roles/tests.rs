@@ -101,6 +101,7 @@ async fn materializer_ends_when_one_of_its_tasks_ends() {
 async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
     let expected = [
+        "acknowledgements",
         "dispatcher",
         "endpoint conditions",
         "endpoint purge",

@@ -25,6 +25,7 @@ mod loops;
 mod native;
 mod old_clients;
 mod options;
+mod ordered_webhooks;
 mod outages;
 mod outgoing;
 mod positions;

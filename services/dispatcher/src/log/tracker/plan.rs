@@ -2,6 +2,7 @@
 
 use kafka::fence::Advance;
 
+use crate::acks::Success;
 use crate::retry::schedule::{LeasedOutcome, NewRow};
 
 /// The content of one transaction: all of it is committed, or nothing.
@@ -12,11 +13,13 @@ pub(crate) struct CommitPlan {
     pub rows: Vec<NewRow>,
     /// Outcomes of attempts whose deliveries were spilled while they were in flight.
     pub outcomes: Vec<LeasedOutcome>,
+    /// Of deliveries without a row.
+    pub successes: Vec<Success>,
 }
 
 impl CommitPlan {
     pub(crate) fn is_empty(&self) -> bool {
-        self.advances.is_empty() && self.rows.is_empty() && self.outcomes.is_empty()
+        self.advances.is_empty() && self.rows.is_empty() && self.outcomes.is_empty() && self.successes.is_empty()
     }
 
     /// Removes the rows of a partition that another instance owns now; that instance reads the records again.

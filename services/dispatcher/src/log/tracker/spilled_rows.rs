@@ -1,9 +1,11 @@
 //! Rows that wait for their transaction. Pure.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use uuid::Uuid;
 
+use crate::lane::EndpointLane;
 use crate::retry::schedule::NewRow;
 
 /// Rows in the order in which they were spilled.
@@ -11,12 +13,22 @@ use crate::retry::schedule::NewRow;
 pub(super) struct SpilledRows {
     rows: VecDeque<NewRow>,
     bytes: usize,
+    /// How many rows each lane has here.
+    lanes: HashMap<EndpointLane, usize>,
 }
 
 impl SpilledRows {
     pub(super) fn push(&mut self, row: NewRow) {
         self.bytes += row.size();
+        if let Some(lane) = row.delivery.endpoint_lane() {
+            *self.lanes.entry(lane).or_default() += 1;
+        }
         self.rows.push_back(row);
+    }
+
+    /// Whether a row of the lane is here.
+    pub(super) fn has_lane(&self, lane: EndpointLane) -> bool {
+        self.lanes.contains_key(&lane)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -36,12 +48,24 @@ impl SpilledRows {
             taken.push(row);
         }
         self.bytes -= taken_bytes;
+        for lane in taken.iter().filter_map(|row| row.delivery.endpoint_lane()) {
+            if let Entry::Occupied(mut rows) = self.lanes.entry(lane) {
+                *rows.get_mut() -= 1;
+                if *rows.get() == 0 {
+                    rows.remove();
+                }
+            }
+        }
         taken
     }
 
     pub(super) fn drop_partition(&mut self, partition: i32) {
         self.rows.retain(|row| row.delivery.event.partition != partition);
         self.bytes = self.rows.iter().map(NewRow::size).sum();
+        self.lanes.clear();
+        for lane in self.rows.iter().filter_map(|row| row.delivery.endpoint_lane()) {
+            *self.lanes.entry(lane).or_default() += 1;
+        }
     }
 
     /// By partition, the first record that has a row here: no position may advance past it.

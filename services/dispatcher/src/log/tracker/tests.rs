@@ -39,8 +39,7 @@ impl Harness {
     ) -> (Arc<OutboundEvent>, Vec<Undecided>) {
         let event = event(offset);
         let endpoints: Vec<EndpointId> = endpoints.iter().map(|index| self.endpoints[*index]).collect();
-        let matched =
-            (!endpoints.is_empty()).then(|| MatchedEvent { event: event.clone(), endpoints, may_be_duplicate });
+        let matched = (!endpoints.is_empty()).then(|| matched(&event, &endpoints, may_be_duplicate));
         let read = ReadRecord { partition: 0, offset, timestamp_ms: Some(offset * 10), matched };
         let undecided = self.tracker.track(read, self.started + Duration::from_secs(at));
         (event, undecided)
@@ -63,6 +62,11 @@ impl Harness {
         let moved = plan.advances.first().filter(|one| one.next > one.expected).map(|one| one.next);
         (plan.rows, plan.outcomes, moved)
     }
+}
+
+fn matched(event: &Arc<OutboundEvent>, endpoints: &[EndpointId], may_be_duplicate: bool) -> MatchedEvent {
+    let deliveries = endpoints.iter().map(|endpoint| Delivery::new(*endpoint, event.clone())).collect();
+    MatchedEvent { event: event.clone(), deliveries, may_be_duplicate }
 }
 
 fn claim(epoch: i64, next_offset: i64) -> Claim {
@@ -134,6 +138,26 @@ fn an_exhausted_delivery_has_no_row_an_unreported_one_has() {
 }
 
 #[test]
+fn a_success_is_committed_with_its_position() {
+    let mut harness = Harness::new(10);
+    for (offset, counts_successes, outcome) in
+        [(0, true, AttemptOutcome::Delivered), (1, false, AttemptOutcome::Delivered), (2, true, AttemptOutcome::Failed)]
+    {
+        let counted = OutboundEvent { counts_successes, endpoints_matched: Some(1), ..(*event(offset)).clone() };
+        let matched = matched(&Arc::new(counted), &harness.endpoints[..1], false);
+        let read = ReadRecord { partition: 0, offset, timestamp_ms: Some(0), matched: Some(matched) };
+        harness.tracker.track(read, harness.started);
+        let (ticket, _) = harness.start();
+        harness.tracker.attempt_finished(ticket, outcome);
+    }
+    let plan = harness.tracker.plan(usize::MAX);
+    let endpoints: Vec<EndpointId> = plan.successes.iter().map(|success| success.endpoint).collect();
+    assert_eq!((endpoints, plan.advances[0].next), (vec![harness.endpoints[0]], 3));
+    harness.tracker.committed(&plan.advances);
+    assert!(!harness.tracker.has_progress());
+}
+
+#[test]
 fn an_attempt_in_flight_is_spilled_under_a_lease() {
     let mut harness = Harness::new(10);
     harness.enter(0, &[0], false, 0);
@@ -190,8 +214,7 @@ fn a_scheduled_delivery_is_not_started_again() {
     let mut scheduled = ScheduledDeliveries::default();
     scheduled.add(DeliveryId::of(harness.endpoints[0], event.event_id), Some(0));
     harness.tracker.assign(&claim(2, 0), PartitionHistory { scheduled, record_time_ms: None });
-    let matched =
-        MatchedEvent { event: event.clone(), endpoints: harness.endpoints[..2].to_vec(), may_be_duplicate: false };
+    let matched = matched(&event, &harness.endpoints[..2], false);
     harness
         .tracker
         .track(ReadRecord { partition: 0, offset: 0, timestamp_ms: Some(0), matched: Some(matched) }, harness.started);
@@ -210,7 +233,7 @@ fn a_row_covers_only_its_own_record() {
         let mut started = Vec::new();
         for offset in [50, 100, 150] {
             let event = Arc::new(OutboundEvent { event_id: id, ..(*event(offset)).clone() });
-            let matched = MatchedEvent { event, endpoints: harness.endpoints[..1].to_vec(), may_be_duplicate: true };
+            let matched = matched(&event, &harness.endpoints[..1], true);
             let read = ReadRecord { partition: 0, offset, timestamp_ms: Some(0), matched: Some(matched) };
             started.extend(harness.tracker.track(read, harness.started).iter().map(|one| one.event.offset));
         }
@@ -330,4 +353,5 @@ fn records_beyond_a_full_ledger_are_spilled_at_once() {
     assert_eq!(harness.tracker.rows_waiting(), 1);
 }
 
+mod lanes;
 mod random;

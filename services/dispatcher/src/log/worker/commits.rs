@@ -60,7 +60,8 @@ impl Committer {
                 self.fenced.push(partition);
             }
         }
-        if result.rows > 0 {
+        // An outcome may let a lane go on.
+        if result.rows > 0 || result.outcomes > 0 {
             self.rows_added.notify_one();
         }
     }

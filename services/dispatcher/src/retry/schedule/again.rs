@@ -8,6 +8,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::retry::schedule::events::{self, EventToCopy};
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::usage::{self, UsageChange};
 use crate::retry::schedule::{OpenLimits, queues};
 
@@ -36,7 +37,9 @@ pub(crate) async fn retry_now(
     limits: OpenLimits,
 ) -> Result<RetryOutcome, sqlx::Error> {
     match open_row(connection, org_id, delivery).await? {
-        Some(OpenRow::Waits(endpoint)) => {
+        Some(OpenRow::Waits(endpoint, lane)) => {
+            let due = lane.map(|lane| LaneDue::at_once(endpoint.as_uuid(), lane, org_id.as_uuid()));
+            lanes::lower(connection, due.into_iter()).await?;
             queues::lower(connection, [(endpoint, org_id, Duration::ZERO)].into_iter()).await?;
             return Ok(RetryOutcome::Scheduled(endpoint));
         }
@@ -57,7 +60,8 @@ pub(crate) async fn retry_now(
 
 /// An unfinished row.
 enum OpenRow {
-    Waits(EndpointId),
+    /// In its lane, if it has one: then it is sent after those before it.
+    Waits(EndpointId, Option<Uuid>),
     /// It has the lease of an attempt.
     InFlight(EndpointId),
     /// It is about to be reported as failed.
@@ -70,20 +74,20 @@ async fn open_row(
     org_id: OrgId,
     delivery: DeliveryId,
 ) -> Result<Option<OpenRow>, sqlx::Error> {
-    let row: Option<(Uuid, bool, bool)> = sqlx::query_as(
+    let row: Option<(Uuid, Option<Uuid>, bool, bool)> = sqlx::query_as(
         "UPDATE delivery_schedule
          SET due_at = CASE WHEN lease_id IS NULL AND refusal IS NULL THEN LEAST(due_at, now()) ELSE due_at END
          WHERE delivery_id = $1 AND org_id = $2 AND state = 'pending'
-         RETURNING endpoint_id, lease_id IS NOT NULL, refusal IS NOT NULL",
+         RETURNING endpoint_id, lane, lease_id IS NOT NULL, refusal IS NOT NULL",
     )
     .bind(delivery.as_uuid())
     .bind(org_id.as_uuid())
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|(endpoint, is_leased, is_refused)| match (is_refused, is_leased) {
+    Ok(row.map(|(endpoint, lane, is_leased, is_refused)| match (is_refused, is_leased) {
         (true, _) => OpenRow::IsRefused,
         (false, true) => OpenRow::InFlight(EndpointId::from_uuid(endpoint)),
-        (false, false) => OpenRow::Waits(EndpointId::from_uuid(endpoint)),
+        (false, false) => OpenRow::Waits(EndpointId::from_uuid(endpoint), lane),
     }))
 }
 
@@ -187,7 +191,7 @@ pub(crate) async fn start_rounds(
 
 /// Adds rows, or reuses those that are still there. These keep their log position: it covers their record until the
 /// dispatcher has passed it. A new row has the position of the view, which counts log epochs for itself; as a negative
-/// number, its epoch is none of the dispatcher's.
+/// number, its epoch is none of the dispatcher's. They have no lane: those after them have gone on.
 pub(super) async fn insert_rounds(
     connection: &mut PgConnection,
     org_id: OrgId,
@@ -208,7 +212,7 @@ pub(super) async fn insert_rounds(
              SET state = 'pending', attempts = greatest(s.attempts, EXCLUDED.attempts),
                  attempts_before = greatest(s.attempts, EXCLUDED.attempts),
                  round = greatest(s.round + 1, EXCLUDED.round), due_at = now(), created_at = now(),
-                 finished_at = NULL, lease_id = NULL, refusal = NULL
+                 finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL
              WHERE s.finished_at IS NOT NULL AND (NOT $3 OR s.round < EXCLUDED.round)
          RETURNING event_id, endpoint_id, log_partition, log_epoch, log_offset",
     )

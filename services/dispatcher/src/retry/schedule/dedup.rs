@@ -8,6 +8,7 @@ use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::retry::schedule::events::{self, EventToCopy};
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::queues;
 use crate::retry::schedule::usage::{self, UsageChange};
 
@@ -56,15 +57,15 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
              RETURNING d.*, applied.is_original
          ), promoted AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                            log_epoch, log_partition, log_offset, state, due_at)
+                                            log_epoch, log_partition, log_offset, state, due_at, lane)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
-                    log_offset, 'pending', now()
+                    log_offset, 'pending', now(), lane
              FROM decided WHERE is_original ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
              RETURNING delivery_id
          )
          SELECT d.org_id, d.event_id, d.endpoint_id, d.traceparent, d.hops, d.endpoints_matched, d.log_epoch,
-                d.log_partition, d.log_offset, promoted.delivery_id IS NOT NULL AS is_promoted
+                d.log_partition, d.log_offset, d.lane, promoted.delivery_id IS NOT NULL AS is_promoted
          FROM decided d LEFT JOIN promoted ON d.is_original AND promoted.delivery_id = d.delivery_id",
     )
     .persistent(false)
@@ -78,9 +79,10 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
     decided.iter().filter(|row| !row.is_promoted).for_each(|row| change.add_rows(OrgId::from_uuid(row.org_id), -1));
     let stored = events::copy_from_view(&mut transaction, promoted.iter().map(|row| row.event())).await?;
     stored.into_iter().for_each(|(org_id, bytes)| change.add_bytes(org_id, bytes));
-    let due = promoted
-        .iter()
-        .map(|row| (EndpointId::from_uuid(row.endpoint_id), OrgId::from_uuid(row.org_id), Duration::ZERO));
+    // A duplicate held its lane back too.
+    lanes::lower(&mut transaction, decided.iter().filter_map(DecidedRow::lane_due)).await?;
+    let due = decided.iter().filter(|row| row.is_promoted || row.lane.is_some());
+    let due = due.map(|row| (EndpointId::from_uuid(row.endpoint_id), OrgId::from_uuid(row.org_id), Duration::ZERO));
     queues::lower(&mut transaction, due).await?;
     usage::apply(&mut transaction, change).await?;
     transaction.commit().await?;
@@ -98,11 +100,16 @@ struct DecidedRow {
     log_epoch: i32,
     log_partition: i32,
     log_offset: i64,
+    lane: Option<Uuid>,
     /// It has a row of the schedule now.
     is_promoted: bool,
 }
 
 impl DecidedRow {
+    fn lane_due(&self) -> Option<LaneDue> {
+        Some(LaneDue::at_once(self.endpoint_id, self.lane?, self.org_id))
+    }
+
     fn event(&self) -> EventToCopy {
         EventToCopy {
             org_id: self.org_id,
@@ -127,6 +134,7 @@ impl FromRow<'_, PgRow> for DecidedRow {
             log_epoch: row.try_get("log_epoch")?,
             log_partition: row.try_get("log_partition")?,
             log_offset: row.try_get("log_offset")?,
+            lane: row.try_get("lane")?,
             is_promoted: row.try_get("is_promoted")?,
         })
     }

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use schemas::ids::{DeliveryId, EndpointId, OrgId};
-use sqlx::postgres::PgConnection;
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
+use crate::acks::{self, Success};
 use crate::delivery::{RowUpdate, signed};
+use crate::lane::{EndpointLane, LaneKey};
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::queues;
 use crate::retry::schedule::usage::{self, UsageChange};
 
@@ -18,19 +22,19 @@ pub(crate) struct LeasedOutcome {
     pub update: RowUpdate,
 }
 
-/// Writes outcomes. A row that another instance has claimed since is not changed.
+/// Writes outcomes. A row that another instance has claimed since is not changed. `true`: a lane goes on.
 pub(crate) async fn write_outcomes(
     connection: &mut PgConnection,
     outcomes: &[LeasedOutcome],
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     if outcomes.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     // Sorted, so that two instances that write at once lock the rows in one order.
     let mut sorted: Vec<&LeasedOutcome> = outcomes.iter().collect();
     sorted.sort_unstable_by_key(|outcome| outcome.delivery_id);
     let due_after = |outcome: &&LeasedOutcome| outcome.update.due_after.map(|after| after.as_secs_f64());
-    let changed: Vec<(Uuid, Uuid, Option<f64>)> = sqlx::query_as(
+    let changed: Vec<ChangedRow> = sqlx::query_as(
         "UPDATE delivery_schedule AS s
          SET state = t.state, attempts = t.attempts, lease_id = NULL,
              due_at = COALESCE(now() + make_interval(secs => t.due_after), s.due_at),
@@ -38,7 +42,13 @@ pub(crate) async fn write_outcomes(
          FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[])
               AS t (delivery_id, lease_id, state, attempts, due_after)
          WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
-         RETURNING s.endpoint_id, s.org_id, t.due_after",
+         RETURNING s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, t.due_after,
+                   CASE WHEN t.state = 'delivered'
+                             AND EXISTS (SELECT FROM endpoints p
+                                         WHERE p.org_id = s.org_id AND p.ack_on_success AND p.deleted_at IS NULL)
+                        THEN (SELECT e.endpoints_matched FROM delivery_events e
+                              WHERE e.log_partition = s.log_partition AND e.log_epoch = s.log_epoch
+                                    AND e.log_offset = s.log_offset) END AS matched",
     )
     .bind(sorted.iter().map(|outcome| outcome.delivery_id.as_uuid()).collect::<Vec<_>>())
     .bind(sorted.iter().map(|outcome| outcome.lease).collect::<Vec<_>>())
@@ -48,11 +58,53 @@ pub(crate) async fn write_outcomes(
     .fetch_all(&mut *connection)
     .await?;
     let mut change = UsageChange::default();
-    let finished = changed.iter().filter(|(.., due_after)| due_after.is_none());
-    finished.for_each(|(_, org_id, _)| change.add_rows(OrgId::from_uuid(*org_id), -1));
-    let due = changed.iter().filter_map(|(endpoint, org_id, due_after)| {
-        Some((EndpointId::from_uuid(*endpoint), OrgId::from_uuid(*org_id), Duration::from_secs_f64((*due_after)?)))
-    });
-    queues::lower(connection, due).await?;
-    usage::apply(connection, change).await
+    changed.iter().filter(|row| row.is_finished()).for_each(|row| change.add_rows(row.org_id, -1));
+    // The next row of a lane is due when the first one is finished.
+    let lanes_due: Vec<LaneDue> = changed.iter().filter_map(ChangedRow::lane_due).collect();
+    let due = changed.iter().filter_map(|row| Some((row.endpoint, row.org_id, row.due_after?)));
+    lanes::lower(connection, lanes_due.iter().copied()).await?;
+    queues::lower(connection, due.chain(lanes_due.iter().map(LaneDue::queue_due))).await?;
+    usage::apply(connection, change).await?;
+    acks::store(connection, &changed.iter().filter_map(|row| row.success).collect::<Vec<_>>()).await?;
+    Ok(changed.iter().any(|row| row.lane.is_some() && row.is_finished()))
+}
+
+/// A row after the outcome of its attempt.
+struct ChangedRow {
+    endpoint: EndpointId,
+    org_id: OrgId,
+    lane: Option<LaneKey>,
+    /// `None`: it is finished.
+    due_after: Option<Duration>,
+    /// In an organization that acknowledges by success.
+    success: Option<Success>,
+}
+
+impl ChangedRow {
+    fn is_finished(&self) -> bool {
+        self.due_after.is_none()
+    }
+
+    fn lane_due(&self) -> Option<LaneDue> {
+        let lane = EndpointLane { endpoint: self.endpoint, key: self.lane? };
+        Some(LaneDue { lane, org_id: self.org_id, after: self.due_after.unwrap_or_default() })
+    }
+}
+
+impl FromRow<'_, PgRow> for ChangedRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let endpoint = EndpointId::from_uuid(row.try_get("endpoint_id")?);
+        let org_id = OrgId::from_uuid(row.try_get("org_id")?);
+        let event_id = EventId::from_uuid(row.try_get("event_id")?);
+        let accepted_at = row.try_get("accepted_at")?;
+        let matched: Option<i32> = row.try_get("matched")?;
+        let matched = matched.and_then(|matched| u32::try_from(matched).ok());
+        Ok(Self {
+            endpoint,
+            org_id,
+            lane: row.try_get::<Option<Uuid>, _>("lane")?.map(LaneKey::from_uuid),
+            due_after: row.try_get::<Option<f64>, _>("due_after")?.map(Duration::from_secs_f64),
+            success: matched.map(|matched| Success { org_id, event_id, endpoint, matched, accepted_at }),
+        })
+    }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn lock_due(
 /// When a locked queue is due next.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum NextDue {
-    /// When its first row is, but not within this time.
+    /// When its first row or lane is, but not within this time.
     NotBefore(Duration),
     /// At once: rows are left that are claimed before they are due.
     AtOnce,
@@ -91,10 +91,13 @@ pub(crate) async fn reset(connection: &mut PgConnection, queues: &[(EndpointId, 
     sqlx::query(
         "UPDATE endpoint_queues q
          SET next_due_at = CASE WHEN t.not_before IS NULL THEN now() ELSE
-                 greatest(now() + make_interval(secs => t.not_before), COALESCE(
+                 greatest(now() + make_interval(secs => t.not_before), COALESCE(least(
                      (SELECT d.due_at FROM delivery_schedule d
                       WHERE d.endpoint_id = q.endpoint_id AND d.state = 'pending' AND d.refusal IS NULL
-                      ORDER BY d.due_at LIMIT 1), 'infinity')) END
+                            AND d.lane IS NULL
+                      ORDER BY d.due_at LIMIT 1),
+                     (SELECT l.due_at FROM ordered_lanes l
+                      WHERE l.endpoint_id = q.endpoint_id ORDER BY l.due_at LIMIT 1)), 'infinity')) END
          FROM UNNEST($1::uuid[], $2::double precision[]) AS t (endpoint_id, not_before)
          WHERE q.endpoint_id = t.endpoint_id",
     )

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::delivery::{Delivery, signed};
 use crate::retry::schedule::OpenLimits;
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::usage::{self, TOO_MANY_BYTES, TOO_MANY_OPEN, UsageChange};
 use crate::retry::schedule::{events, queues};
 
@@ -55,6 +56,11 @@ impl NewRow {
         }
     }
 
+    fn lane_due(&self) -> Option<LaneDue> {
+        let (org_id, after) = (self.delivery.event.org_id, self.due_after());
+        self.delivery.endpoint_lane().map(|lane| LaneDue { lane, org_id, after })
+    }
+
     /// The lease of the attempt in flight.
     pub(crate) fn lease(&self) -> Option<Uuid> {
         match self.waits_for {
@@ -81,6 +87,7 @@ pub(crate) async fn insert(
         inserted.iter().filter(|row| !row.is_refused).map(|row| row.delivery_id).collect();
     let scheduled = rows.iter().filter(|row| row.is_scheduled() && accepted.contains(&row.delivery.id));
     let stored = events::insert(connection, scheduled.clone().map(|row| row.delivery.event.as_ref())).await?;
+    lanes::lower(connection, scheduled.clone().filter_map(NewRow::lane_due)).await?;
     let due = scheduled.map(|row| (row.delivery.endpoint_id, row.delivery.event.org_id, row.due_after()));
     queues::lower(connection, due).await?;
     let mut change = UsageChange::default();
@@ -107,9 +114,9 @@ async fn insert_rows(
              SELECT t.*, row_number() OVER (PARTITION BY t.org_id) AS nth
              FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
                          $8::integer[], $9::integer[], $10::bigint[], $11::integer[], $12::double precision[],
-                         $13::uuid[], $14::integer[], $15::integer[])
+                         $13::uuid[], $14::integer[], $15::integer[], $20::uuid[])
                   AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
-                        log_partition, log_offset, attempts, due_after, lease_id, hops, endpoints_matched)
+                        log_partition, log_offset, attempts, due_after, lease_id, hops, endpoints_matched, lane)
          ), judged AS (
              SELECT r.*, CASE WHEN r.lease_id IS NOT NULL OR r.due_after IS NULL THEN NULL
                               WHEN u.open_rows + r.nth > $16 THEN $18
@@ -118,20 +125,20 @@ async fn insert_rows(
          ), scheduled AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id,
-                                            refusal)
+                                            refusal, lane)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
                     log_offset, 'pending', attempts,
                     CASE WHEN refusal IS NULL THEN now() + make_interval(secs => due_after) ELSE now() END, lease_id,
-                    refusal
+                    refusal, lane
              FROM judged WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
              RETURNING delivery_id, org_id, refusal IS NOT NULL AS is_refused
          ), awaiting AS (
              INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type,
                                                     accepted_at, traceparent, hops, endpoints_matched, log_epoch,
-                                                    log_partition, log_offset)
+                                                    log_partition, log_offset, lane)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, hops,
-                    endpoints_matched, log_epoch, log_partition, log_offset
+                    endpoints_matched, log_epoch, log_partition, log_offset, lane
              FROM judged WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
              ON CONFLICT DO NOTHING
              RETURNING delivery_id, org_id, false AS is_refused
@@ -157,6 +164,7 @@ async fn insert_rows(
     .bind(limits.bytes)
     .bind(TOO_MANY_OPEN)
     .bind(TOO_MANY_BYTES)
+    .bind(columns.lanes)
     .fetch_all(connection)
     .await?;
     let row = |(delivery_id, org_id, is_refused)| InsertedRow {
@@ -186,6 +194,7 @@ struct Columns<'a> {
     leases: Vec<Option<Uuid>>,
     hops: Vec<i32>,
     endpoints_matched: Vec<Option<i32>>,
+    lanes: Vec<Option<Uuid>>,
 }
 
 impl<'a> Columns<'a> {
@@ -212,6 +221,7 @@ impl<'a> Columns<'a> {
             columns.attempts.push(signed(attempts));
             columns.due_after.push(due_after);
             columns.leases.push(lease);
+            columns.lanes.push(delivery.lane.map(|lane| lane.as_uuid()));
         }
         columns
     }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use schemas::ids::OrgId;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::delivery::TEST_PARTITION;
-use crate::retry::schedule::events;
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::usage::{self, UsageChange};
+use crate::retry::schedule::{events, queues};
 
 /// Rows that one sweep deletes at most.
 const SWEEP_ROWS: i64 = 1000;
@@ -74,7 +76,8 @@ pub(crate) async fn end_schedules(
     from: Option<EndedCursor>,
 ) -> Result<Option<EndedCursor>, sqlx::Error> {
     let (after, id) = from.map_or((None, Uuid::nil()), |EndedCursor(after, id)| (Some(after), id));
-    let last: Vec<(OffsetDateTime, Uuid)> = sqlx::query_as(
+    let mut transaction = pool.begin().await?;
+    let old: Vec<OldRow> = sqlx::query_as(
         "WITH old AS MATERIALIZED (
              SELECT d.delivery_id, d.created_at,
                     CASE WHEN d.accepted_at < (SELECT floor FROM contract.retention_floor) THEN $6
@@ -90,8 +93,11 @@ pub(crate) async fn end_schedules(
              FROM old
              WHERE s.delivery_id = old.delivery_id AND old.refusal IS NOT NULL AND s.lease_id IS NULL
                    AND s.state = 'pending' AND s.refusal IS NULL
+             RETURNING s.delivery_id, s.endpoint_id, s.org_id, s.lane
          )
-         SELECT created_at, delivery_id FROM old",
+         SELECT old.created_at, old.delivery_id, ended.endpoint_id, ended.org_id, ended.lane
+         FROM old LEFT JOIN ended ON ended.delivery_id = old.delivery_id AND ended.lane IS NOT NULL
+         ORDER BY old.created_at, old.delivery_id",
     )
     .persistent(false)
     .bind(max_age.as_secs_f64())
@@ -100,10 +106,29 @@ pub(crate) async fn end_schedules(
     .bind(SWEEP_ROWS)
     .bind("the time for retries is over")
     .bind("the event is older than the retention period")
-    .fetch_all(pool)
+    .fetch_all(&mut *transaction)
     .await?;
-    let is_full = last.len() >= SWEEP_ROWS as usize;
-    Ok(last.last().filter(|_| is_full).map(|(at, id)| EndedCursor(*at, *id)))
+    // The lane of a row that ended goes on.
+    let freed: Vec<LaneDue> = old.iter().filter_map(|row| row.2.as_ref()).copied().collect();
+    lanes::lower(&mut transaction, freed.iter().copied()).await?;
+    queues::lower(&mut transaction, freed.iter().map(LaneDue::queue_due)).await?;
+    transaction.commit().await?;
+    let is_full = old.len() >= SWEEP_ROWS as usize;
+    Ok(old.last().filter(|_| is_full).map(|OldRow(at, id, _)| EndedCursor(*at, *id)))
+}
+
+/// A row that was looked at: its age, its id, and its lane if it has ended.
+struct OldRow(OffsetDateTime, Uuid, Option<LaneDue>);
+
+impl FromRow<'_, PgRow> for OldRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let id = |column| row.try_get::<Option<Uuid>, _>(column);
+        let freed = match (id("endpoint_id")?, id("lane")?, id("org_id")?) {
+            (Some(endpoint), Some(lane), Some(org_id)) => Some(LaneDue::at_once(endpoint, lane, org_id)),
+            _ => None,
+        };
+        Ok(Self(row.try_get("created_at")?, row.try_get("delivery_id")?, freed))
+    }
 }
 
 /// Unfinished rows, including those that wait for the duplicate decision; 10,000 means 10,000 or more.
@@ -147,6 +172,10 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
              DELETE FROM endpoint_queues WHERE endpoint_id IN (
                  SELECT endpoint_id FROM endpoint_queues WHERE org_id = $1 LIMIT $2)
              RETURNING 1
+         ), lanes AS (
+             DELETE FROM ordered_lanes WHERE (endpoint_id, lane) IN (
+                 SELECT endpoint_id, lane FROM ordered_lanes WHERE org_id = $1 LIMIT $2)
+             RETURNING 1
          ), usage AS (
              DELETE FROM delivery_usage WHERE org_id = $1 RETURNING 1
          ), replays AS (
@@ -156,8 +185,8 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
                  SELECT endpoint_id FROM endpoint_conditions WHERE org_id = $1 LIMIT $2)
              RETURNING 1
          )
-         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage UNION ALL SELECT FROM replays
-         UNION ALL SELECT FROM conditions",
+         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM lanes UNION ALL SELECT FROM usage
+         UNION ALL SELECT FROM replays UNION ALL SELECT FROM conditions",
     )
     .bind(org_id.as_uuid())
     .bind(SWEEP_ROWS)

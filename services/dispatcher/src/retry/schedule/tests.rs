@@ -73,11 +73,11 @@ async fn a_claim_takes_as_many_rows_as_were_asked_for() {
     let mut connection = pool.acquire().await.unwrap();
     add(&pool, endpoints[0], 0..1, DUE).await;
     execute(&pool, "ANALYZE delivery_schedule").await;
-    assert_eq!(claim(&mut connection, &wanted).await.unwrap().len(), 1);
+    assert_eq!(claim(&mut connection, &wanted, true).await.unwrap().len(), 1);
     // They fit on the page of the first row: the planner takes the number of rows from the number of pages.
     add(&pool, endpoints[0], 1..6, DUE).await;
     add(&pool, endpoints[1], 1..6, DUE).await;
-    let claimed = claim(&mut connection, &wanted).await.unwrap();
+    let claimed = claim(&mut connection, &wanted, true).await.unwrap();
     let of = |id| claimed.iter().filter(|row| row.delivery.endpoint_id == id).count();
     assert_eq!((of(endpoints[0]), of(endpoints[1])), (1, 2));
 }
@@ -108,3 +108,5 @@ async fn a_sweep_deletes_at_most_one_batch() {
     assert!(sweep(&pool, "dispatcher", TOPIC).await.unwrap());
     assert_eq!(count(&pool, "delivery_schedule").await, 500);
 }
+
+mod lanes;

@@ -39,6 +39,7 @@ pub(crate) async fn schedule_test(
         traceparent: None,
         hops: 0,
         endpoints_matched: None,
+        counts_successes: false,
         log_epoch: 0,
         partition: TEST_PARTITION,
         offset,

@@ -63,7 +63,7 @@ impl RetryWorker {
         for held in schedule::hold(&mut transaction, &plan.withheld).await? {
             plan.next_due.remove(&held);
         }
-        let claimed = schedule::claim(&mut transaction, &plan.wanted).await?;
+        let claimed = schedule::claim(&mut transaction, &plan.wanted, self.first_turn.is_multiple_of(2)).await?;
         for wanted in plan.wanted.iter().filter(|wanted| wanted.before_due) {
             let count = claimed.iter().filter(|row| row.delivery.endpoint_id == wanted.endpoint).count();
             if count == wanted.max_rows {
