@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use devstack::testing::name_server::NameServer;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use super::receivers::check_isolation;

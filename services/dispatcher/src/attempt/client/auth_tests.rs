@@ -35,7 +35,7 @@ fn client_of(ca: &str) -> WebhookClient {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    WebhookClient::with(Connector::new(Resolver::new(), tls), Arc::new(loopback()))
+    WebhookClient::with(Connector::new(Resolver::new(&[]).unwrap(), tls), Arc::new(loopback()))
 }
 
 fn endpoint(org_id: OrgId, url: &str, auth: Option<&ReceiverAuth>) -> Endpoint {
@@ -97,7 +97,7 @@ async fn a_token_is_fetched_only_where_the_policy_allows() {
         (EgressPolicy { denied_hosts: vec!["localhost".to_owned()], ..loopback() }, "localhost", Refusal::Host),
         (EgressPolicy { allow_http: false, ..loopback() }, "127.0.0.1", Refusal::PlainHttp),
     ] {
-        let client = WebhookClient::new(Arc::new(policy)).unwrap();
+        let client = WebhookClient::new(Arc::new(policy), &[]).unwrap();
         let auth = credentials(&format!("http://{host}:{port}/token"), "s");
         let endpoint = endpoint(org_id, "https://example.com/", Some(&auth));
         let result = client.send(&endpoint, &outbound_event(org_id)).await.unwrap();
