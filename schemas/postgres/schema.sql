@@ -258,6 +258,7 @@ CREATE TABLE public.endpoints (
     filter json,
     sealed_previous_secret bytea,
     previous_expires_at timestamp with time zone,
+    batch json,
     CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
     CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
     CONSTRAINT endpoints_previous_secret_check CHECK (((sealed_previous_secret IS NULL) = (previous_expires_at IS NULL))),
@@ -316,7 +317,8 @@ CREATE TABLE view.delivery_attempts (
     connect_us bigint,
     send_us bigint,
     wait_us bigint,
-    remote_address text
+    remote_address text,
+    batch_id uuid
 )
 PARTITION BY RANGE (appended_at);
 COMMENT ON TABLE view.delivery_attempts IS 'Every attempt that a dispatcher reported.';
@@ -333,7 +335,8 @@ CREATE VIEW contract.delivery_attempts AS
     delivery_attempts.status_code,
     delivery_attempts.error,
     delivery_attempts.response_excerpt,
-    delivery_attempts.remote_address
+    delivery_attempts.remote_address,
+    delivery_attempts.batch_id
    FROM view.delivery_attempts;
 CREATE TABLE public.event_ids (
     org_id uuid NOT NULL,
@@ -536,6 +539,7 @@ CREATE TABLE public.delivery_schedule (
     refusal text,
     round integer DEFAULT 0 NOT NULL,
     attempts_before integer DEFAULT 0 NOT NULL,
+    batch_limit integer,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )

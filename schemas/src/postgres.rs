@@ -40,4 +40,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
     Migration { version: 13, name: "deliveries", sql: include_str!("../postgres/migrations/0013_deliveries.sql") },
     Migration { version: 14, name: "retries", sql: include_str!("../postgres/migrations/0014_retries.sql") },
+    Migration {
+        version: 19,
+        name: "batched_delivery",
+        sql: include_str!("../postgres/migrations/0019_batched_delivery.sql"),
+    },
 ];
