@@ -1,12 +1,14 @@
 //! Webhooks: matches events to endpoints, sends signed requests, retries them, and reports every attempt to the log.
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
-//! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
-//! the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
+//! schedule (`retry`); several events in one request (`batch`); one HTTP request with its report (`attempt`); the
+//! routes that show deliveries (`deliveries`); the erasure of an organization's endpoints and rows (`erasing`).
+//! [`start`] runs all of it but the routes.
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
 mod attempt;
+mod batch;
 mod config;
 mod deliveries;
 mod delivery;
