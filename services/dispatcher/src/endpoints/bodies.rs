@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::store::StoredEndpoint;
 use crate::attempt::sign::Secret;
+use crate::batch::settings::BatchSettings;
 
 /// An endpoint. Its headers are write-only.
 #[derive(Serialize, ToSchema)]
@@ -23,6 +24,7 @@ use crate::attempt::sign::Secret;
     "enabled": true,
     "status": "enabled",
     "disabled_reason": null,
+    "batch": {"max_events": 500, "max_bytes": 1048576, "max_wait_ms": 100, "format": "json"},
     "created_at": "2026-11-21T09:00:00.123Z",
     "updated_at": "2026-11-21T09:00:00.123Z"
 }))]
@@ -46,6 +48,9 @@ pub(super) struct EndpointBody {
     status: &'static str,
     /// Why it is disabled: `requested`, or what the system says.
     disabled_reason: Option<String>,
+    /// Batched delivery; null: each webhook has one event.
+    #[schema(value_type = Option<BatchSettings>)]
+    batch: Option<Value>,
     created_at: Timestamp,
     updated_at: Timestamp,
     /// Signs its webhooks. Only in the response to its creation: keep it then.
@@ -68,6 +73,7 @@ impl EndpointBody {
             enabled: endpoint.enabled,
             status: if endpoint.enabled { "enabled" } else { "disabled" },
             disabled_reason: endpoint.disabled_reason,
+            batch: endpoint.batch,
             created_at: Timestamp(endpoint.created_at),
             updated_at: Timestamp(endpoint.updated_at),
             secret: None,
@@ -150,6 +156,9 @@ pub(super) struct NewEndpointBody {
     #[schema(max_items = 20)]
     retry_schedule: Option<Vec<RetryDelay>>,
     enabled: Option<bool>,
+    /// One webhook carries several events: a JSON array, with one signature and one answer for all of them. `{}` has
+    /// the defaults. Null or absent: each webhook has one event.
+    batch: Option<BatchSettings>,
 }
 
 /// What to change. Absent members are unchanged; null is for those that may be empty.
@@ -183,4 +192,6 @@ pub(super) struct EndpointPatchBody {
     retry_schedule: Vec<RetryDelay>,
     #[schema(required = false)]
     enabled: bool,
+    /// Replaces all settings of batched delivery. Null: each webhook has one event.
+    batch: Option<BatchSettings>,
 }

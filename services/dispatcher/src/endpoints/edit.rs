@@ -34,6 +34,7 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         enabled: true,
         disabled_reason: None,
         is_default: false,
+        batch: None,
         version: 0,
         created_at: now,
         updated_at: now,
@@ -53,6 +54,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         timeout_seconds,
         retry_schedule,
         enabled,
+        batch,
     } = patch;
     if let Some(url) = url {
         // The headers may be credentials for the receiver: they do not go to another one.
@@ -81,6 +83,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(retry_schedule) = retry_schedule {
         endpoint.retry_schedule = retry_schedule.into_iter().map(signed).collect();
+    }
+    if let Some(batch) = batch {
+        endpoint.batch = batch.map(|settings| settings.to_json());
     }
     if let Some(enabled) = enabled {
         // Disabling a disabled endpoint keeps its reason.

@@ -7,6 +7,7 @@ use super::event_types::check_pattern;
 use super::filter;
 use super::headers::{self, Headers};
 use crate::attempt::egress::EgressPolicy;
+use crate::batch::settings::BatchSettings;
 
 /// Timeout of one request if the endpoint has none of its own, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
@@ -31,6 +32,7 @@ const MEMBERS: &[&str] = &[
     "retry_schedule",
     "ack_on_success",
     "enabled",
+    "batch",
 ];
 
 /// The valid fields of a request; `None`: the request does not have the field.
@@ -50,6 +52,8 @@ pub(crate) struct EndpointPatch {
     /// Delays before the retries, seconds.
     pub retry_schedule: Option<Vec<u32>>,
     pub enabled: Option<bool>,
+    /// Inner `None`: each request has one event.
+    pub batch: Option<Option<BatchSettings>>,
 }
 
 impl EndpointPatch {
@@ -81,6 +85,7 @@ impl EndpointPatch {
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
+            batch: fields.take_batch(),
         };
         for name in ["ordered", "ack_on_success"] {
             fields.refuse_unless(name, |value| value == &Value::Bool(false));
@@ -123,6 +128,14 @@ impl Fields<'_> {
                 None
             }
         }
+    }
+
+    fn take_batch(&mut self) -> Option<Option<BatchSettings>> {
+        let value = self.object.0.get("batch")?;
+        if value.is_null() {
+            return Some(None);
+        }
+        BatchSettings::read(value, "batch").map(Some).map_err(|errors| self.errors.extend(errors)).ok()
     }
 
     fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
@@ -209,7 +222,7 @@ mod tests {
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
             "filter": {"path": "a", "gte": 1},
             "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
-            "enabled": false, "ordered": false,
+            "enabled": false, "ordered": false, "batch": {"max_events": 5},
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
@@ -221,6 +234,7 @@ mod tests {
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
             enabled: Some(false),
+            batch: Some(Some(BatchSettings { max_events: 5, ..BatchSettings::default() })),
         };
         assert_eq!(patch.unwrap(), wanted);
         assert_eq!(read(&json!({})).unwrap(), EndpointPatch::default());
@@ -228,12 +242,13 @@ mod tests {
 
     #[test]
     fn null_changes_only_what_may_be_empty() {
-        let nullable =
-            json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null});
+        let nullable = json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null,
+                   "batch": null});
         let wanted = EndpointPatch {
             description: Some(None),
             filter: Some(None),
             max_in_flight: Some(None),
+            batch: Some(None),
             ..EndpointPatch::default()
         };
         assert_eq!(read(&nullable).unwrap(), wanted);
@@ -275,7 +290,7 @@ mod tests {
     fn every_invalid_field_is_named() {
         let all = json!({
             "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0,
-            "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
+            "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes", "batch": {"max_events": 1001},
         });
         let fields = [
             "url",
@@ -286,6 +301,7 @@ mod tests {
             "timeout_seconds",
             "retry_schedule",
             "enabled",
+            "batch.max_events",
         ];
         assert_eq!(invalid_fields(&all), fields);
         assert_eq!(invalid_fields(&json!({"url": null})), ["url"]);

@@ -14,6 +14,7 @@ use super::event_types::matches;
 use super::filter::Filter;
 use super::filter::payload::Payload;
 use crate::attempt::sign::Secret;
+use crate::batch::settings::BatchSettings;
 
 /// Which events an endpoint gets. Also of an endpoint that cannot be used.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Endpoint {
     pub timeout: Duration,
     /// Delays before the retries.
     pub retry_delays_seconds: Vec<u32>,
+    /// `None`: each request has one event.
+    pub batch: Option<BatchSettings>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -195,6 +198,7 @@ pub(crate) mod tests {
             max_in_flight: 1,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),
+            batch: None,
         }
     }
 

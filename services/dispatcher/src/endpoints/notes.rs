@@ -33,6 +33,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "max_in_flight": endpoint.max_in_flight,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,
+        "batch": endpoint.batch,
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
         "is_default": endpoint.is_default,

@@ -42,6 +42,8 @@ pub(crate) struct StoredEndpoint {
     pub disabled_reason: Option<String>,
     /// The endpoint of `/webhook/config`.
     pub is_default: bool,
+    /// Settings of batched delivery; `None`: each request has one event.
+    pub batch: Option<Value>,
     /// Of its last change.
     pub version: i64,
     pub created_at: OffsetDateTime,
@@ -68,6 +70,7 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             enabled: row.try_get("enabled")?,
             disabled_reason: row.try_get("disabled_reason")?,
             is_default: row.try_get("is_default")?,
+            batch: row.try_get::<Option<Json<Value>>, _>("batch")?.map(|Json(batch)| batch),
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
@@ -129,8 +132,9 @@ pub(crate) async fn create(
     }
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
-                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json) RETURNING *",
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
+                                batch)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16::json) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -147,6 +151,7 @@ pub(crate) async fn create(
     .bind(new.is_default)
     .bind(version)
     .bind(new.filter.as_ref().map(Value::to_string))
+    .bind(new.batch.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
     Ok(stored)
@@ -214,7 +219,7 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             updated_at = now()
+             batch = $16::json, updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -232,6 +237,7 @@ pub(crate) async fn update(
     .bind(&endpoint.sealed_secret)
     .bind(&endpoint.sealed_previous_secret)
     .bind(endpoint.previous_expires_at)
+    .bind(endpoint.batch.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {

@@ -16,8 +16,11 @@ use kafka::fence::{Advance, Claim};
 use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent};
+use crate::attempt::body::size_in_batch;
+use crate::batch::gather::{Room, Waiting};
+use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowUpdate};
 use crate::log::fair_queues::FairQueues;
+use crate::log::queues::Queued;
 use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
 
 use lane::Lane;
@@ -27,7 +30,7 @@ pub(crate) use lane::PartitionHistory;
 pub(crate) use plan::CommitPlan;
 
 /// A row that can be claimed at once for its first attempt.
-const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
+const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None, batch_limit: None };
 
 /// A record that was read and matched.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ struct OpenDelivery {
     delivery: Delivery,
     generation: u64,
     phase: Phase,
+    read_at: Instant,
 }
 
 #[derive(Debug)]
@@ -145,7 +149,7 @@ impl DeliveryTracker {
             self.last_ticket += 1;
             let ticket = self.last_ticket;
             self.by_age.push_back((now, ticket));
-            self.open.insert(ticket, OpenDelivery { delivery, generation, phase: Phase::Undecided });
+            self.open.insert(ticket, OpenDelivery { delivery, generation, phase: Phase::Undecided, read_at: now });
             if matched.may_be_duplicate {
                 undecided.push(Undecided { ticket, event: event.clone() });
             } else {
@@ -158,7 +162,9 @@ impl DeliveryTracker {
     /// The duplicate decision: `deliver`, or the event is a duplicate or was erased.
     pub(crate) fn apply_decision(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
-        if deliver && self.queues.push(open.delivery.event.org_id, open.delivery.endpoint_id, ticket) {
+        let event = &open.delivery.event;
+        let queued = Queued { ticket, bytes: size_in_batch(event), since: open.read_at };
+        if deliver && self.queues.push(event.org_id, open.delivery.endpoint_id, queued) {
             open.phase = Phase::Waiting;
             return;
         }
@@ -170,12 +176,19 @@ impl DeliveryTracker {
         }
     }
 
-    /// The next delivery to attempt, with the slot that `slot` returned for it.
-    pub(crate) fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
-        let (ticket, slot) = self.queues.next(slot)?;
-        let open = self.open.get_mut(&ticket)?;
-        open.phase = Phase::InFlight;
-        Some((ticket, open.delivery.clone(), slot))
+    /// The next deliveries to attempt in one request, with what `grant` returned for them. There are as many as it has
+    /// room for.
+    pub(crate) fn start<S>(
+        &mut self,
+        grant: impl FnMut(EndpointId, Waiting) -> Option<(S, Room)>,
+    ) -> Option<(Vec<(u64, Delivery)>, S)> {
+        let (tickets, granted) = self.queues.next(grant)?;
+        let start = |ticket| {
+            let open = self.open.get_mut(&ticket)?;
+            open.phase = Phase::InFlight;
+            Some((ticket, open.delivery.clone()))
+        };
+        Some((tickets.into_iter().filter_map(start).collect(), granted))
     }
 
     /// The endpoint is deleted, disabled or unusable, or its circuit is open: the delivery is spilled, and the retry
@@ -193,7 +206,8 @@ impl DeliveryTracker {
             (Phase::Leased(lease), _) => self.outcomes.push(LeasedOutcome { delivery_id: delivery.id, lease, update }),
             (_, None) => drop(self.complete(&delivery, generation)),
             (_, Some(due_after)) => {
-                let waits_for = WaitsFor::Attempt { attempts: update.attempts, due_after, lease: None };
+                let RowUpdate { attempts, batch_limit, .. } = update;
+                let waits_for = WaitsFor::Attempt { attempts, due_after, lease: None, batch_limit };
                 self.spill(delivery, generation, waits_for);
             }
         }
@@ -313,7 +327,8 @@ impl DeliveryTracker {
                 let lease = Uuid::new_v4();
                 open.phase = Phase::Leased(lease);
                 let (delivery, generation) = (open.delivery.clone(), open.generation);
-                let waits_for = WaitsFor::Attempt { attempts: 0, due_after: self.lease, lease: Some(lease) };
+                let (due_after, lease) = (self.lease, Some(lease));
+                let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease, batch_limit: None };
                 self.spill(delivery, generation, waits_for);
             }
             phase @ (Phase::Undecided | Phase::Waiting) => {

@@ -34,9 +34,21 @@ pub(crate) struct Wanted {
     pub before_due: bool,
 }
 
-/// Claims rows. No other instance claims them before the lease ends. The queues of the endpoints are locked.
-pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<ClaimedRow>, sqlx::Error> {
-    if wanted.is_empty() {
+/// A row of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chosen {
+    pub delivery: DeliveryId,
+    pub lease: Duration,
+}
+
+/// Claims the first due rows of endpoints, and rows that were chosen before. No other instance claims them before the
+/// lease ends. The queues of the endpoints are locked.
+pub(crate) async fn claim(
+    connection: &mut PgConnection,
+    wanted: &[Wanted],
+    chosen: &[Chosen],
+) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+    if wanted.is_empty() && chosen.is_empty() {
         return Ok(Vec::new());
     }
     // Materialized, or a nested loop may pick rows several times: each time it would skip those that the statement has
@@ -51,6 +63,15 @@ pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> R
                  WHERE d.state = 'pending' AND d.refusal IS NULL AND d.endpoint_id = wanted.endpoint_id
                        AND (d.due_at <= now() OR wanted.before_due AND d.lease_id IS NULL)
                  ORDER BY d.due_at LIMIT wanted.max_rows FOR UPDATE SKIP LOCKED
+             ) AS picked
+             UNION ALL
+             SELECT picked.delivery_id, chosen.lease_seconds
+             FROM UNNEST($5::uuid[], $6::double precision[]) AS chosen (delivery_id, lease_seconds)
+             CROSS JOIN LATERAL (
+                 SELECT d.delivery_id FROM delivery_schedule d
+                 WHERE d.delivery_id = chosen.delivery_id AND d.state = 'pending' AND d.refusal IS NULL
+                       AND d.due_at <= now()
+                 FOR UPDATE SKIP LOCKED
              ) AS picked
          )
          UPDATE delivery_schedule AS s
@@ -70,6 +91,8 @@ pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> R
     .bind(wanted.iter().map(|one| i64::try_from(one.max_rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
     .bind(wanted.iter().map(|one| one.lease.as_secs_f64()).collect::<Vec<_>>())
     .bind(wanted.iter().map(|one| one.before_due).collect::<Vec<_>>())
+    .bind(chosen.iter().map(|one| one.delivery.as_uuid()).collect::<Vec<_>>())
+    .bind(chosen.iter().map(|one| one.lease.as_secs_f64()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
 }
