@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod api;
+mod batched_delivery;
 mod bombs;
 mod budgets;
 mod cli;
