@@ -63,7 +63,7 @@ impl BatchSettings {
         };
         let object = JsonObject(object.clone());
         let at = |name: &str| format!("{field}.{name}");
-        object.refuse_unknown(MEMBERS).map_err(|error| vec![FieldError::new(at(&error.field), error.reason)])?;
+        object.refuse_unknown(MEMBERS).map_err(|error| vec![FieldError::new(&at(&error.field), error.reason)])?;
         let (mut settings, mut errors) = (Self::default(), Vec::new());
         for (name, number, range) in [
             ("max_events", &mut settings.max_events, 1..=MAX_EVENTS),
@@ -75,14 +75,14 @@ impl BatchSettings {
                 Some(value) => *number = value,
                 None => {
                     let reason = format!("must be a whole number from {} to {}", range.start(), range.end());
-                    errors.push(FieldError::new(at(name), reason));
+                    errors.push(FieldError::new(&at(name), reason));
                 }
             }
         }
         if let Some(value) = object.0.get("format") {
             match BatchFormat::deserialize(value) {
                 Ok(format) => settings.format = format,
-                Err(_) => errors.push(FieldError::new(at("format"), "must be json or cloudevents")),
+                Err(_) => errors.push(FieldError::new(&at("format"), "must be json or cloudevents")),
             }
         }
         if errors.is_empty() { Ok(settings) } else { Err(errors) }

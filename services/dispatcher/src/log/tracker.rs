@@ -200,7 +200,7 @@ impl DeliveryTracker {
     }
 
     pub(crate) fn attempt_finished(&mut self, ticket: u64, outcome: AttemptOutcome) {
-        let Some(OpenDelivery { delivery, generation, phase }) = self.open.remove(&ticket) else { return };
+        let Some(OpenDelivery { delivery, generation, phase, .. }) = self.open.remove(&ticket) else { return };
         let update = outcome.row_update(1);
         match (phase, update.due_after) {
             (Phase::Leased(lease), _) => self.outcomes.push(LeasedOutcome { delivery_id: delivery.id, lease, update }),
