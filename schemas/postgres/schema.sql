@@ -258,8 +258,7 @@ CREATE TABLE public.endpoints (
     filter json,
     sealed_previous_secret bytea,
     previous_expires_at timestamp with time zone,
-    ordered boolean DEFAULT false NOT NULL,
-    ack_on_success boolean DEFAULT false NOT NULL,
+    batch json,
     CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
     CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
     CONSTRAINT endpoints_previous_secret_check CHECK (((sealed_previous_secret IS NULL) = (previous_expires_at IS NULL))),
@@ -318,7 +317,8 @@ CREATE TABLE view.delivery_attempts (
     connect_us bigint,
     send_us bigint,
     wait_us bigint,
-    remote_address text
+    remote_address text,
+    batch_id uuid
 )
 PARTITION BY RANGE (appended_at);
 COMMENT ON TABLE view.delivery_attempts IS 'Every attempt that a dispatcher reported.';
@@ -335,7 +335,8 @@ CREATE VIEW contract.delivery_attempts AS
     delivery_attempts.status_code,
     delivery_attempts.error,
     delivery_attempts.response_excerpt,
-    delivery_attempts.remote_address
+    delivery_attempts.remote_address,
+    delivery_attempts.batch_id
    FROM view.delivery_attempts;
 CREATE TABLE public.event_ids (
     org_id uuid NOT NULL,
@@ -502,8 +503,7 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     accepted_at timestamp with time zone NOT NULL,
     traceparent text,
     hops integer DEFAULT 0 NOT NULL,
-    endpoints_matched integer,
-    lane uuid
+    endpoints_matched integer
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
@@ -539,22 +539,12 @@ CREATE TABLE public.delivery_schedule (
     refusal text,
     round integer DEFAULT 0 NOT NULL,
     attempts_before integer DEFAULT 0 NOT NULL,
-    lane uuid,
+    batch_limit integer,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
-CREATE TABLE public.delivery_successes (
-    org_id uuid NOT NULL,
-    event_id uuid NOT NULL,
-    matched integer NOT NULL,
-    endpoints uuid[] NOT NULL,
-    accepted_at timestamp with time zone NOT NULL,
-    due_at timestamp with time zone DEFAULT now() NOT NULL
-)
-WITH (autovacuum_vacuum_scale_factor='0.02');
-COMMENT ON TABLE public.delivery_successes IS 'Which endpoints have accepted an event, in organizations with ack_on_success. A row is written in the transaction that finishes the delivery, and deleted when the event is acknowledged.';
 CREATE TABLE public.delivery_usage (
     org_id uuid NOT NULL,
     open_rows bigint NOT NULL,
@@ -602,14 +592,6 @@ CREATE TABLE public.log_skips (
     CONSTRAINT log_skips_check CHECK ((to_offset > from_offset))
 );
 COMMENT ON TABLE public.log_skips IS 'Ranges that an operator made a consumer skip because nobody could read them. Replay and rebuild skip them too. Rows are never deleted: there are few.';
-CREATE TABLE public.ordered_lanes (
-    endpoint_id uuid NOT NULL,
-    lane uuid NOT NULL,
-    org_id uuid NOT NULL,
-    due_at timestamp with time zone NOT NULL
-)
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
-COMMENT ON TABLE public.ordered_lanes IS 'Lanes with rows in delivery_schedule. Who adds a row of a lane, finishes one or makes one due earlier lowers due_at in the same transaction. Who claims the first row of a lane locks the lane here, and deletes it when the lane has no row.';
 CREATE TABLE public.rate_limit_instances (
     instance uuid NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL
@@ -706,8 +688,6 @@ ALTER TABLE ONLY public.delivery_events
     ADD CONSTRAINT delivery_events_pkey PRIMARY KEY (log_partition, log_epoch, log_offset);
 ALTER TABLE ONLY public.delivery_schedule
     ADD CONSTRAINT delivery_schedule_pkey PRIMARY KEY (delivery_id);
-ALTER TABLE ONLY public.delivery_successes
-    ADD CONSTRAINT delivery_successes_pkey PRIMARY KEY (org_id, event_id);
 ALTER TABLE ONLY public.delivery_usage
     ADD CONSTRAINT delivery_usage_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.endpoint_changes
@@ -724,8 +704,6 @@ ALTER TABLE ONLY public.event_ids
     ADD CONSTRAINT event_ids_pkey PRIMARY KEY (org_id, event_id);
 ALTER TABLE ONLY public.log_skips
     ADD CONSTRAINT log_skips_pkey PRIMARY KEY (consumer, topic, partition, log_epoch, from_offset);
-ALTER TABLE ONLY public.ordered_lanes
-    ADD CONSTRAINT ordered_lanes_pkey PRIMARY KEY (endpoint_id, lane);
 ALTER TABLE ONLY public.organizations
     ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.rate_limit_instances
@@ -755,23 +733,17 @@ CREATE INDEX audit_log_number ON public.audit_log USING btree (org_id, by_key, n
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
 CREATE INDEX deliveries_awaiting_dedup_event ON public.deliveries_awaiting_dedup USING btree (org_id, event_id);
-CREATE INDEX deliveries_awaiting_dedup_lane ON public.deliveries_awaiting_dedup USING btree (endpoint_id, lane, log_epoch, log_partition, log_offset) WHERE (lane IS NOT NULL);
 CREATE INDEX delivery_events_org ON public.delivery_events USING btree (org_id);
 CREATE INDEX delivery_schedule_age ON public.delivery_schedule USING btree (created_at, delivery_id) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
-CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NULL));
+CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
 CREATE INDEX delivery_schedule_event ON public.delivery_schedule USING btree (org_id, event_id);
 CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree (finished_at) WHERE (finished_at IS NOT NULL);
-CREATE INDEX delivery_schedule_lane ON public.delivery_schedule USING btree (endpoint_id, lane, log_epoch, log_partition, log_offset) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NOT NULL));
-CREATE INDEX delivery_schedule_lane_in_flight ON public.delivery_schedule USING btree (endpoint_id, lane, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NOT NULL) AND (lease_id IS NOT NULL));
 CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
 CREATE INDEX delivery_schedule_refused ON public.delivery_schedule USING btree (due_at) WHERE ((state = 'pending'::text) AND (refusal IS NOT NULL));
 CREATE INDEX delivery_schedule_untried ON public.delivery_schedule USING btree (org_id, endpoint_id, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
 CREATE INDEX delivery_schedule_untried_type ON public.delivery_schedule USING btree (org_id, endpoint_id, event_type, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
-CREATE INDEX delivery_successes_age ON public.delivery_successes USING btree (accepted_at);
-CREATE INDEX delivery_successes_complete ON public.delivery_successes USING btree (due_at) WHERE (cardinality(endpoints) >= matched);
 CREATE INDEX endpoint_queues_due ON public.endpoint_queues USING btree (next_due_at) WHERE (next_due_at < 'infinity'::timestamp with time zone);
 CREATE INDEX endpoint_queues_org ON public.endpoint_queues USING btree (org_id);
-CREATE INDEX endpoints_ack_on_success ON public.endpoints USING btree (org_id) WHERE (ack_on_success AND (deleted_at IS NULL));
 CREATE INDEX endpoints_changed ON public.endpoints USING btree (version, id);
 CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
 CREATE INDEX endpoints_deleted ON public.endpoints USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
@@ -780,8 +752,6 @@ CREATE INDEX endpoints_not_erased ON public.endpoints USING btree (org_id) WHERE
 CREATE INDEX endpoints_org ON public.endpoints USING btree (org_id, created_at, id) WHERE (deleted_at IS NULL);
 CREATE INDEX endpoints_previous_secret ON public.endpoints USING btree (previous_expires_at) WHERE (previous_expires_at IS NOT NULL);
 CREATE INDEX event_ids_newest ON public.event_ids USING btree (newest_at);
-CREATE INDEX ordered_lanes_due ON public.ordered_lanes USING btree (endpoint_id, due_at);
-CREATE INDEX ordered_lanes_org ON public.ordered_lanes USING btree (org_id);
 CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHERE (status = 'erasing'::text);
 CREATE INDEX organizations_name ON public.organizations USING btree (name);
 CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);

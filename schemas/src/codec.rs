@@ -30,8 +30,12 @@ const EVENT_VERSIONS: Versions<'static> = Versions {
 };
 const ACK_VERSIONS: Versions<'static> = Versions { older: &[], newest: include_str!("../avro/ack.v1.avsc") };
 const ATTEMPT_VERSIONS: Versions<'static> = Versions {
-    older: &[include_str!("../avro/delivery_attempt.v1.avsc"), include_str!("../avro/delivery_attempt.v2.avsc")],
-    newest: include_str!("../avro/delivery_attempt.v3.avsc"),
+    older: &[
+        include_str!("../avro/delivery_attempt.v1.avsc"),
+        include_str!("../avro/delivery_attempt.v2.avsc"),
+        include_str!("../avro/delivery_attempt.v3.avsc"),
+    ],
+    newest: include_str!("../avro/delivery_attempt.v4.avsc"),
 };
 
 static EVENT: LazyLock<Codec> = LazyLock::new(|| embedded(&EVENT_VERSIONS));

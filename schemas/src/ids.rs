@@ -119,6 +119,10 @@ id!(
     DeliveryId
 );
 id!(
+    /// A batch: the events of one webhook request. UUIDv5 of the endpoint and the events.
+    BatchId
+);
+id!(
     /// A replay: deliveries of an endpoint that are sent again in bulk.
     ReplayId
 );
@@ -146,6 +150,15 @@ impl EventId {
     pub fn made_at_ms(&self) -> Option<i64> {
         // The first 48 bits.
         (self.0.get_version_num() == 7).then(|| i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX))
+    }
+}
+
+impl BatchId {
+    /// The id of a request to `endpoint` with these events. The same events in the same order always have the same one.
+    pub fn of(endpoint: EndpointId, events: impl IntoIterator<Item = EventId>) -> Self {
+        // With a prefix: the id of a delivery is made of one event without it.
+        let ids = events.into_iter().flat_map(|event| event.as_uuid().into_bytes());
+        Self(Uuid::new_v5(&endpoint.as_uuid(), &b"batch".iter().copied().chain(ids).collect::<Vec<u8>>()))
     }
 }
 

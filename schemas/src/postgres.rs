@@ -56,4 +56,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "ordered_lanes",
         sql: include_str!("../postgres/migrations/0018_ordered_lanes.sql"),
     },
+    Migration {
+        version: 19,
+        name: "batched_delivery",
+        sql: include_str!("../postgres/migrations/0019_batched_delivery.sql"),
+    },
 ];

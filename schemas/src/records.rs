@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use crate::ids::{BatchId, DeliveryId, EndpointId, EventId, OrgId};
 
 /// One accepted event: the value on `triggers.events.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +150,10 @@ pub struct DeliveryAttempt {
     /// How often the delivery had been retried by hand when the attempt was made. The last round decides its state.
     #[serde(default)]
     pub round: i32,
+    /// The `webhook-id` of a request with a batch of events; `None`: the request had this event only, or there was
+    /// none.
+    #[serde(default)]
+    pub batch_id: Option<BatchId>,
 }
 
 /// State of a delivery after an attempt.

@@ -200,7 +200,7 @@ mod tests {
         ] {
             assert!(ASYNCAPI.contains(text), "{text}");
         }
-        for schema in ["event.v3", "ack.v1", "delivery_attempt.v3"] {
+        for schema in ["event.v3", "ack.v1", "delivery_attempt.v4"] {
             assert!(ASYNCAPI.contains(&format!("$ref: ./avro/{schema}.avsc\n")), "{schema}");
         }
     }

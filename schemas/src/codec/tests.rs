@@ -20,6 +20,8 @@ const ATTEMPT_V2: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v2.
 const ATTEMPT_BARE_V2: &[u8] = include_bytes!("../../avro/golden/delivery_attempt-bare.v2.bin");
 const ATTEMPT_V3: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v3.bin");
 const ATTEMPT_BARE_V3: &[u8] = include_bytes!("../../avro/golden/delivery_attempt-bare.v3.bin");
+const ATTEMPT_V4: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v4.bin");
+const ATTEMPT_BARE_V4: &[u8] = include_bytes!("../../avro/golden/delivery_attempt-bare.v4.bin");
 
 const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
 const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
@@ -96,12 +98,18 @@ fn attempt() -> DeliveryAttempt {
         remote_address: Some("2606:4700::6810:84e5".to_owned()),
         endpoints_matched: Some(3),
         round: 1,
+        batch_id: Some("0192f0c1-2345-5abc-8def-0123456789af".parse().unwrap()),
     }
+}
+
+/// The attempt with the fields of version 3.
+fn attempt_v3() -> DeliveryAttempt {
+    DeliveryAttempt { batch_id: None, ..attempt() }
 }
 
 /// The attempt with the fields of version 2.
 fn attempt_v2() -> DeliveryAttempt {
-    DeliveryAttempt { round: 0, ..attempt() }
+    DeliveryAttempt { round: 0, ..attempt_v3() }
 }
 
 /// The attempt with the fields of version 1.
@@ -122,8 +130,10 @@ fn golden_bytes_decode_to_the_same_values() {
     assert_eq!(decode_attempt(ATTEMPT_V1).unwrap(), attempt_v1());
     assert_eq!(decode_attempt(ATTEMPT_V2).unwrap(), attempt_v2());
     assert_eq!(decode_attempt(ATTEMPT_BARE_V2).unwrap(), attempt_v1());
-    assert_eq!(decode_attempt(ATTEMPT_V3).unwrap(), attempt());
+    assert_eq!(decode_attempt(ATTEMPT_V3).unwrap(), attempt_v3());
     assert_eq!(decode_attempt(ATTEMPT_BARE_V3).unwrap(), attempt_v1());
+    assert_eq!(decode_attempt(ATTEMPT_V4).unwrap(), attempt());
+    assert_eq!(decode_attempt(ATTEMPT_BARE_V4).unwrap(), attempt_v1());
 }
 
 /// For the newest version only: a new version gets its own golden bytes, and this test moves to them.
@@ -132,8 +142,8 @@ fn the_encoder_gives_the_golden_bytes() {
     assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V3);
     assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V3);
     assert_eq!(encode_ack(&ack()).unwrap(), ACK_V1);
-    assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V3);
-    assert_eq!(encode_attempt(&attempt_v1()).unwrap(), ATTEMPT_BARE_V3);
+    assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V4);
+    assert_eq!(encode_attempt(&attempt_v1()).unwrap(), ATTEMPT_BARE_V4);
 }
 
 /// The expected values are from another implementation of the specification, as producers in other languages use it.
@@ -146,6 +156,7 @@ fn both_the_right_and_the_librarys_fingerprints_are_read() {
     assert_eq!(ATTEMPT_V1[2..10], [0x75, 0x98, 0x4f, 0x09, 0x9d, 0x78, 0x88, 0x63]);
     assert_eq!(ATTEMPT_V2[2..10], [0xab, 0xd9, 0x14, 0xf8, 0x14, 0xcb, 0x09, 0x74]);
     assert_eq!(ATTEMPT_V3[2..10], [0x6b, 0x87, 0x6a, 0x5d, 0x11, 0x21, 0xb5, 0x06]);
+    assert_eq!(ATTEMPT_V4[2..10], [0xe4, 0xae, 0xfc, 0x0d, 0x09, 0x3b, 0x7e, 0xe5]);
     let [v1, v2] = EVENT_VERSIONS.older else { panic!("two older versions") };
     for (text, golden) in [(v1, EVENT_V1), (v2, EVENT_V2), (&EVENT_VERSIONS.newest, EVENT_V3)] {
         let library = fingerprint(&Schema::parse_str(text).unwrap());
@@ -153,8 +164,9 @@ fn both_the_right_and_the_librarys_fingerprints_are_read() {
         let value = [&MARKER, &library[..], &golden[10..]].concat();
         assert_eq!(decode_event(&value).unwrap(), decode_event(golden).unwrap());
     }
-    let [v1, v2] = ATTEMPT_VERSIONS.older else { panic!("two older versions") };
-    for (text, golden) in [(v1, ATTEMPT_V1), (v2, ATTEMPT_V2), (&ATTEMPT_VERSIONS.newest, ATTEMPT_V3)] {
+    let [v1, v2, v3] = ATTEMPT_VERSIONS.older else { panic!("three older versions") };
+    let newest = &ATTEMPT_VERSIONS.newest;
+    for (text, golden) in [(v1, ATTEMPT_V1), (v2, ATTEMPT_V2), (v3, ATTEMPT_V3), (newest, ATTEMPT_V4)] {
         let library = fingerprint(&Schema::parse_str(text).unwrap());
         assert_ne!(library, golden[2..10]);
         let value = [&MARKER, &library[..], &golden[10..]].concat();
@@ -254,7 +266,7 @@ fn a_huge_length_prefix_is_an_error_without_allocation() {
 proptest! {
     #[test]
     fn random_datums_never_panic(datum in prop::collection::vec(any::<u8>(), 0..300)) {
-        for golden in [EVENT_V1, ACK_V1, ATTEMPT_V1, ATTEMPT_V2, ATTEMPT_V3] {
+        for golden in [EVENT_V1, ACK_V1, ATTEMPT_V1, ATTEMPT_V2, ATTEMPT_V3, ATTEMPT_V4] {
             let value = [&golden[..10], &datum].concat();
             drop((decode_event(&value), decode_ack(&value), decode_attempt(&value)));
         }
@@ -299,8 +311,8 @@ fn write_golden_bytes() {
         ("event.v3.bin", encode_event(&full_event())),
         ("event-bare.v3.bin", encode_event(&bare_event())),
         ("ack.v1.bin", encode_ack(&ack())),
-        ("delivery_attempt.v3.bin", encode_attempt(&attempt())),
-        ("delivery_attempt-bare.v3.bin", encode_attempt(&attempt_v1())),
+        ("delivery_attempt.v4.bin", encode_attempt(&attempt())),
+        ("delivery_attempt-bare.v4.bin", encode_attempt(&attempt_v1())),
     ] {
         let path = std::path::Path::new(folder).join(name);
         if std::fs::metadata(&path).map_or(true, |file| file.len() == 0) {

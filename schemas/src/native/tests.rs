@@ -330,6 +330,7 @@ fn attempt() -> DeliveryAttempt {
         remote_address: None,
         endpoints_matched: None,
         round: 0,
+        batch_id: None,
     }
 }
 

@@ -122,6 +122,7 @@ pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
         remote_address: Some("192.0.2.7".to_owned()),
         endpoints_matched: Some(3),
         round: 1,
+        batch_id: Some("0192f0c1-2345-5abc-8def-0123456789af".parse().unwrap()),
     };
     let done = DeliveryAttempt {
         outcome: DeliveryOutcome::Delivered,
@@ -132,6 +133,7 @@ pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
         connect_us: None,
         remote_address: None,
         endpoints_matched: None,
+        batch_id: None,
         ..attempt.clone()
     };
     [attempt, done].iter().map(|attempt| codec::encode_attempt(attempt).unwrap()).collect()

@@ -200,6 +200,9 @@ pub struct WebhookArgs {
     /// Maximum of attempts in flight per endpoint, if the endpoint has no max_in_flight of its own
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", default_value_t = 16)]
     pub webhook_max_in_flight_per_endpoint: usize,
+    /// Maximum of batches in flight, in MiB; an organization has a quarter of it. Batches are an option of endpoints
+    #[arg(long, env = "WEBHOOK_MAX_BATCH_MEBIBYTES", default_value_t = 256)]
+    pub webhook_max_batch_mebibytes: usize,
     #[command(flatten)]
     open: OpenArgs,
     /// How long a delivery is retried, in hours. Then it fails, whatever is left of its retry schedule
@@ -232,11 +235,19 @@ impl WebhookArgs {
                 self.webhook_max_in_flight_per_endpoint,
                 1000,
             )?,
+            max_batch_bytes: MEBIBYTE.unsigned_abs() * self.max_batch_mebibytes()? as u64,
             open_limits: self.open.limits()?,
             max_retry_time: HOUR * in_range("WEBHOOK_MAX_RETRY_HOURS", self.webhook_max_retry_hours, 720)? as u32,
             disable_after: Some(self.webhook_disable_after_hours).filter(|hours| *hours > 0).map(|hours| HOUR * hours),
             ..DispatcherConfig::default()
         })
+    }
+
+    fn max_batch_mebibytes(&self) -> Result<usize, InvalidConfig> {
+        let (option, value) = ("WEBHOOK_MAX_BATCH_MEBIBYTES", self.webhook_max_batch_mebibytes);
+        // A quarter of less has no room for the largest batch.
+        let is_valid = (32..=65_536).contains(&value);
+        is_valid.then_some(value).ok_or(InvalidConfig { option, reason: "must be from 32 to 65536".to_owned() })
     }
 }
 
@@ -266,6 +277,8 @@ pub struct DispatcherConfig {
     pub max_retries_in_flight: usize,
     /// Attempts in flight per endpoint, unless the endpoint has a limit of its own.
     pub max_in_flight_per_endpoint: usize,
+    /// Batches in flight.
+    pub max_batch_bytes: u64,
     /// What an organization may have open.
     pub open_limits: OpenLimits,
     /// How long a delivery is retried.
@@ -298,6 +311,7 @@ impl Default for DispatcherConfig {
             max_in_flight: 1000,
             max_retries_in_flight: 500,
             max_in_flight_per_endpoint: 16,
+            max_batch_bytes: 256 * MEBIBYTE.unsigned_abs(),
             open_limits: OpenLimits::default(),
             max_retry_time: 72 * HOUR,
             disable_after: Some(120 * HOUR),
@@ -368,6 +382,8 @@ mod tests {
             assert_eq!(parse(&[flag, value]).unwrap_err().option, option, "{value}");
         }
         assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().option, "WEBHOOK_MAX_IN_FLIGHT");
+        let batches = parse(&["--webhook-max-batch-mebibytes", "31"]).unwrap_err();
+        assert_eq!(batches.option, "WEBHOOK_MAX_BATCH_MEBIBYTES");
     }
 
     #[test]

@@ -93,8 +93,9 @@ pub(crate) enum AttemptOutcome {
     Delivered,
     /// The last attempt failed, and it is reported.
     Failed,
-    /// The attempt failed and is reported; the next one is due after this time.
-    Retry { after: Duration },
+    /// The attempt failed and is reported; the next one is due after this time, in a request with at most so many
+    /// events.
+    Retry { after: Duration, batch_limit: Option<u32> },
     /// Nothing was sent through no fault of the endpoint, and nothing is reported; the same attempt is due after this
     /// time.
     NotAttempted { after: Duration },
@@ -111,15 +112,17 @@ pub(crate) struct RowUpdate {
     pub attempts: u32,
     /// Time until the next attempt; `None`: the delivery is finished.
     pub due_after: Option<Duration>,
+    /// The most events that may share its next request; `None`: as before.
+    pub batch_limit: Option<u32>,
 }
 
 impl RowUpdate {
     pub(crate) fn finished(state: RowState, attempts: u32) -> Self {
-        Self { state, attempts, due_after: None }
+        Self { state, attempts, due_after: None, batch_limit: None }
     }
 
     pub(crate) fn pending(attempts: u32, due_after: Duration) -> Self {
-        Self { state: RowState::Pending, attempts, due_after: Some(due_after) }
+        Self { state: RowState::Pending, attempts, due_after: Some(due_after), batch_limit: None }
     }
 }
 
@@ -132,7 +135,7 @@ impl AttemptOutcome {
         match self {
             Self::Delivered => RowUpdate::finished(RowState::Delivered, attempt),
             Self::Failed => RowUpdate::finished(RowState::Failed, attempt),
-            Self::Retry { after } => RowUpdate::pending(attempt, after),
+            Self::Retry { after, batch_limit } => RowUpdate { batch_limit, ..RowUpdate::pending(attempt, after) },
             Self::NotAttempted { after } => RowUpdate::pending(attempt.saturating_sub(1), after),
             Self::Unreported => RowUpdate::pending(attempt.saturating_sub(1), UNREPORTED_DELAY),
         }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use crate::attempt::attempter::Attempter;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slots;
+use crate::batch::bytes::BatchBytes;
 use crate::endpoints::cache::EndpointCache;
 use crate::retry::schedule::OpenLimits;
 
@@ -22,6 +23,8 @@ pub(crate) struct Dependencies {
     pub reporter: Reporter,
     /// Which attempts may start.
     pub slots: Slots,
+    /// How large batches in flight may be.
+    pub batch_bytes: BatchBytes,
     /// What an organization may have open.
     pub limits: OpenLimits,
     /// Positions of the materializer.

@@ -1,15 +1,16 @@
 //! Webhooks: matches events to endpoints, sends signed requests, retries them, and reports every attempt to the log.
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
-//! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
-//! lanes of ordered endpoints (`lane`); acknowledging what was delivered (`acks`); the erasure of an organization's
-//! endpoints and rows (`erasing`). [`start`] runs all of it but the routes. The process that may write events also
-//! appends the system's own (`system_events`).
+//! schedule (`retry`); several events in one request (`batch`); one HTTP request with its report (`attempt`); the
+//! routes that show deliveries (`deliveries`); lanes of ordered endpoints (`lane`); acknowledging what was delivered
+//! (`acks`); the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
+//! The process that may write events also appends the system's own (`system_events`).
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
 mod acks;
 mod attempt;
+mod batch;
 mod config;
 mod deliveries;
 mod delivery;

@@ -21,6 +21,11 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "From the acceptance of an event to the end of its first attempt, for attempts that start from the log.",
         &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
     ),
+    batch_events: metrics::histogram(
+        "triggers_dispatcher_batch_events",
+        "Events of a request to an endpoint with batched delivery.",
+        &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0],
+    ),
     circuits_opened: metrics::counter(
         "triggers_dispatcher_circuits_opened_total",
         "Circuits of endpoints that opened after failures in a row.",
@@ -95,6 +100,7 @@ pub(crate) struct Metrics {
     pub(crate) attempts: IntCounterVec,
     pub(crate) attempt_seconds: Histogram,
     pub(crate) first_attempt_seconds: Histogram,
+    pub(crate) batch_events: Histogram,
     pub(crate) circuits_opened: IntCounter,
     pub(crate) places_leased: IntCounter,
     pub(crate) rates_reduced: IntCounter,

@@ -24,6 +24,7 @@ use crate::attempt::connector::ClientError;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::conditions::{self, adopt_stored};
 use crate::attempt::slots::{PoolSizes, Slots};
+use crate::batch::bytes::BatchBytes;
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::dependencies::Dependencies;
 use crate::endpoints::cache::EndpointCache;
@@ -76,6 +77,7 @@ pub fn start(
         attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::new(PoolSizes { first_attempts: config.max_in_flight, retries: config.max_retries_in_flight }),
+        batch_bytes: BatchBytes::new(config.max_batch_bytes),
         limits: config.open_limits,
         view_positions: PositionsPoller::new(pool.clone(), MATERIALIZER),
         rows_added: Arc::new(Notify::new()),

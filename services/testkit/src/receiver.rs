@@ -26,6 +26,8 @@ pub enum ReceiverBehavior {
     Header(u16, &'static str, String),
     /// These statuses in turn, then the last one.
     Turns(Vec<u16>),
+    /// With this status if the body has this text, else with 200.
+    Refuse(u16, &'static str),
     /// 200, after a while.
     Slow(Duration),
     /// After a while: 500 to each event as often as its payload says in `failures`, then 200.
@@ -189,6 +191,10 @@ async fn receive(
             let mut response = answer(status);
             response.headers_mut().insert(name, value.parse().unwrap());
             response
+        }
+        ReceiverBehavior::Refuse(status, text) => {
+            let has_text = body.windows(text.len()).any(|part| part == text.as_bytes());
+            answer(if has_text { status } else { 200 })
         }
         ReceiverBehavior::Turns(turns) => answer(turns[earlier.min(turns.len() - 1)]),
         ReceiverBehavior::Slow(wait) => {

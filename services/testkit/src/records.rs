@@ -59,5 +59,6 @@ pub fn attempt(
         remote_address: Some("192.0.2.7".to_owned()),
         endpoints_matched: None,
         round: 0,
+        batch_id: None,
     }
 }

@@ -3,15 +3,18 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use runtime::telemetry::metrics::Counted;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use tracing::warn;
 
-use crate::attempt::client::WebhookClient;
+use crate::attempt::client::{RequestResult, WebhookClient};
+use crate::attempt::message::Message;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::{Observed, Slot};
+use crate::batch::split;
 use crate::delivery::{AttemptOutcome, Delivery, signed};
 use crate::endpoints::disabling::{self, DisablingReason};
 use crate::endpoints::matching::Endpoint;
@@ -43,64 +46,50 @@ impl Attempter {
         Self { client, reporter, pool }
     }
 
-    /// Makes attempt number `attempt`. Frees the slot after the request, before the report.
-    pub(crate) async fn attempt(
-        &self,
-        endpoint: &Endpoint,
-        delivery: &Delivery,
-        attempt: u32,
-        slot: Slot,
-    ) -> AttemptOutcome {
+    /// Makes an attempt of these deliveries of the endpoint, in one request: the answer is for all of them. Frees the
+    /// slot after the request, before the reports. Returns an outcome for each, in their order.
+    pub(crate) async fn attempt(&self, endpoint: &Endpoint, attempts: &[Attempt], slot: Slot) -> Vec<AttemptOutcome> {
         let in_flight = Counted::new(&METRICS.in_flight);
-        let result = self.client.send(endpoint, &delivery.event).await;
-        let result = match result {
+        let events = attempts.iter().map(|attempt| attempt.delivery.event.as_ref());
+        let message = match endpoint.batch {
+            Some(settings) => Message::batch(endpoint.id, &settings, events),
+            None => events.map(Message::single).next(),
+        };
+        let Some(message) = message else { return Vec::new() };
+        let result = match self.client.send(endpoint, &message).await {
             Ok(result) => result,
             Err(reason) => {
                 METRICS.not_sent.with_label_values(&[reason.as_str()]).inc();
-                return AttemptOutcome::NotAttempted { after: rand::random_range(NOT_SENT_DELAY) };
+                let after = rand::random_range(NOT_SENT_DELAY);
+                return vec![AttemptOutcome::NotAttempted { after }; attempts.len()];
             }
         };
         let ReceiverAnswer { status, retry_after } = result.answer;
-        let is_of_system = delivery.event.is_of_system();
+        let is_of_system = attempts.iter().all(|attempt| attempt.delivery.event.is_of_system());
         METRICS.pauses.inc_by(u64::from(status == Some(429) && retry_after.is_some()));
+        let batch_id = message.batch_id;
+        drop(message);
         slot.finish(Observed { status, latency: result.latency, retry_after, is_of_system });
         drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
+        if endpoint.batch.is_some() {
+            METRICS.batch_events.observe(attempts.len() as f64);
+        }
+        // One for all, so that a batch is due again as a whole.
         let jitter = rand::random_range(-1.0..=1.0);
-        // The schedule starts again with each round. A test is not repeated.
-        let delays = if delivery.event.is_test() { &[] } else { endpoint.retry_delays_seconds.as_slice() };
-        let in_round = attempt.saturating_sub(delivery.round.attempts_before);
-        let decision = policy::after_attempt(delays, in_round, result.answer, jitter);
-        if decision == RetryDecision::Gone {
+        let decisions: Vec<RetryDecision> =
+            attempts.iter().map(|attempt| attempt.decide(endpoint, result.answer, jitter)).collect();
+        if decisions.contains(&RetryDecision::Gone) {
             self.disable(endpoint, !is_of_system).await;
         }
-        let (reported, outcome) = match decision {
-            RetryDecision::Delivered => (DeliveryOutcome::Delivered, AttemptOutcome::Delivered),
-            RetryDecision::RetryIn(after) => (DeliveryOutcome::Retrying, AttemptOutcome::Retry { after }),
-            RetryDecision::Exhausted | RetryDecision::Gone => (DeliveryOutcome::Failed, AttemptOutcome::Failed),
-        };
-        let next_attempt_at = match outcome {
-            AttemptOutcome::Retry { after } => Some(microseconds(result.started_at + result.latency + after)),
-            _ => None,
-        };
-        let report = DeliveryAttempt {
-            latency_ms: i64::try_from(result.latency.as_millis()).unwrap_or(i64::MAX),
-            status_code: result.answer.status.map(i32::from),
-            error: result.error,
-            response_excerpt: result.excerpt,
-            next_attempt_at,
-            connect_us: Some(whole_microseconds(result.timings.connect)),
-            send_us: Some(whole_microseconds(result.timings.send)),
-            wait_us: Some(whole_microseconds(result.timings.wait)),
-            remote_address: result.remote_address.map(|address| address.to_string()),
-            ..report(delivery, attempt, reported, result.started_at)
-        };
-        if self.report(&report).await {
-            outcome
-        } else {
-            METRICS.unreported.inc();
-            AttemptOutcome::Unreported
-        }
+        let reports = attempts.iter().zip(decisions).map(|(attempt, decision)| {
+            let batch_limit = attempt.batch_limit(endpoint, result.answer.status, attempts.len());
+            let (reported, outcome) = attempt.outcome(decision, batch_limit);
+            let report = DeliveryAttempt { batch_id, ..attempt.report(reported, outcome, &result) };
+            async move { if self.report(&report).await { outcome } else { unreported() } }
+        });
+        // At the same time: each of them has the time of one.
+        join_all(reports).await
     }
 
     /// Reports that a delivery ends without another attempt, after so many: `outcome` is cancelled or failed. `false`:
@@ -132,6 +121,66 @@ impl Attempter {
     }
 }
 
+/// The next attempt of a delivery.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    pub delivery: Delivery,
+    /// 1 is the first.
+    pub number: u32,
+}
+
+impl Attempt {
+    /// The schedule starts again with each round. A test is not repeated.
+    fn in_schedule<'a>(&self, endpoint: &'a Endpoint) -> (u32, &'a [u32]) {
+        let delays = if self.delivery.event.is_test() { &[] } else { endpoint.retry_delays_seconds.as_slice() };
+        (self.number.saturating_sub(self.delivery.round.attempts_before), delays)
+    }
+
+    fn decide(&self, endpoint: &Endpoint, answer: ReceiverAnswer, jitter: f64) -> RetryDecision {
+        let (number, delays) = self.in_schedule(endpoint);
+        policy::after_attempt(delays, number, answer, jitter)
+    }
+
+    /// The most events that may share its next request, after one with so many failed.
+    fn batch_limit(&self, endpoint: &Endpoint, status: Option<u16>, events: usize) -> Option<u32> {
+        let (number, delays) = self.in_schedule(endpoint);
+        let attempts = u32::try_from(delays.len()).unwrap_or(u32::MAX).saturating_add(1);
+        split::limit_after_failure(number, attempts, status, events)
+    }
+
+    fn outcome(&self, decision: RetryDecision, batch_limit: Option<u32>) -> (DeliveryOutcome, AttemptOutcome) {
+        match decision {
+            RetryDecision::Delivered => (DeliveryOutcome::Delivered, AttemptOutcome::Delivered),
+            RetryDecision::RetryIn(after) => (DeliveryOutcome::Retrying, AttemptOutcome::Retry { after, batch_limit }),
+            RetryDecision::Exhausted | RetryDecision::Gone => (DeliveryOutcome::Failed, AttemptOutcome::Failed),
+        }
+    }
+
+    fn report(&self, reported: DeliveryOutcome, outcome: AttemptOutcome, result: &RequestResult) -> DeliveryAttempt {
+        let next_attempt_at = match outcome {
+            AttemptOutcome::Retry { after, .. } => Some(microseconds(result.started_at + result.latency + after)),
+            _ => None,
+        };
+        DeliveryAttempt {
+            latency_ms: i64::try_from(result.latency.as_millis()).unwrap_or(i64::MAX),
+            status_code: result.answer.status.map(i32::from),
+            error: result.error.clone(),
+            response_excerpt: result.excerpt.clone(),
+            next_attempt_at,
+            connect_us: Some(whole_microseconds(result.timings.connect)),
+            send_us: Some(whole_microseconds(result.timings.send)),
+            wait_us: Some(whole_microseconds(result.timings.wait)),
+            remote_address: result.remote_address.map(|address| address.to_string()),
+            ..report(&self.delivery, self.number, reported, result.started_at)
+        }
+    }
+}
+
+fn unreported() -> AttemptOutcome {
+    METRICS.unreported.inc();
+    AttemptOutcome::Unreported
+}
+
 /// A report without the details of a request.
 fn report(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, started_at: OffsetDateTime) -> DeliveryAttempt {
     DeliveryAttempt {
@@ -154,6 +203,7 @@ fn report(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, started_a
         remote_address: None,
         endpoints_matched: delivery.event.endpoints_matched.map(signed),
         round: signed(delivery.round.number),
+        batch_id: None,
     }
 }
 

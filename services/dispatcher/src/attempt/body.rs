@@ -1,4 +1,4 @@
-//! The body of a webhook request: the same bytes for every attempt of an event.
+//! The bodies of events in webhook requests: the same bytes for every attempt of an event.
 
 use http_server::Timestamp;
 use serde_json::Value;
@@ -15,6 +15,34 @@ pub(crate) fn request_body(event: &OutboundEvent) -> Vec<u8> {
     let encoding = encoding.map(|encoding| format!(r#","payload_encoding":{encoding}"#)).unwrap_or_default();
     let end = format!(r#","event_id":"{id}","event_type":{event_type},"id":"{id}"}}"#);
     [start.as_str(), &event.payload, &encoding, &end].concat().into_bytes()
+}
+
+/// What is around the payload, the types and the trace, at most, in any format.
+pub(crate) const ENVELOPE_BYTES: usize = 320;
+/// How often an event type is in a body, times the most that JSON makes of one of its bytes.
+pub(crate) const TYPE_FACTOR: usize = 4;
+
+/// An upper bound of the event's size in a batch of any format, bytes. The schedule computes the same in SQL.
+pub(crate) fn size_in_batch(event: &OutboundEvent) -> usize {
+    let trace = event.traceparent.as_ref().map_or(0, String::len);
+    event.payload.len() + TYPE_FACTOR * event.event_type.len() + trace + ENVELOPE_BYTES
+}
+
+/// The event as a CloudEvent 1.0 in the JSON format.
+pub(crate) fn cloud_event(event: &OutboundEvent) -> Vec<u8> {
+    let (id, org_id, time) = (event.event_id, event.org_id, Timestamp(event.accepted_at));
+    let event_type = Value::from(event.event_type.as_str());
+    let start = format!(
+        r#"{{"specversion":"1.0","id":"{id}","source":"/v1/organizations/{org_id}","type":{event_type},"time":"{time}""#
+    );
+    let trace = event.traceparent.as_deref().map(Value::from);
+    let trace = trace.map(|trace| format!(r#","traceparent":{trace}"#)).unwrap_or_default();
+    let data = match event.payload_encoding {
+        // The payload is the JSON string that `data_base64` has.
+        Some(_) => r#","data_base64":"#,
+        None => r#","datacontenttype":"application/json","data":"#,
+    };
+    [start.as_str(), &trace, data, &event.payload, "}"].concat().into_bytes()
 }
 
 #[cfg(test)]
@@ -68,7 +96,38 @@ mod tests {
         assert_eq!((body.data.get(), body.payload_encoding.as_deref()), ("\"aGVsbG8=\"", Some("base64")));
     }
 
+    #[test]
+    fn a_cloud_event_is_read_back_by_our_own_reader() {
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
+        let event = OutboundEvent {
+            traceparent: Some(trace),
+            ..event("order.created", "{\"b\": 1.0, \"a\": 12345678901234567890}")
+        };
+        let read = schemas::cloudevents::structured(&cloud_event(&event)).unwrap();
+        assert_eq!((read.event_type.as_str(), read.payload.as_str()), ("order.created", event.payload.as_str()));
+        assert_eq!(read.source.as_deref(), Some(format!("/v1/organizations/{}", event.org_id).as_str()));
+        let base64 = OutboundEvent { payload_encoding: Some("base64".into()), ..self::event("a", "\"aGVsbG8=\"") };
+        let json: Value = serde_json::from_slice(&cloud_event(&base64)).unwrap();
+        assert_eq!((&json["data_base64"], json.get("data")), (&Value::from("aGVsbG8="), None));
+    }
+
     proptest! {
+        #[test]
+        fn an_event_is_never_larger_than_its_bound(
+            event_type in "\\PC{1,255}",
+            trace in prop::option::of("[ -~]{0,256}"),
+            is_binary: bool,
+        ) {
+            let event = OutboundEvent {
+                traceparent: trace.filter(|trace| !trace.contains(['"', '\\'])),
+                payload_encoding: is_binary.then(|| "base64".into()),
+                ..event(&event_type, "\"aGVsbG8=\"")
+            };
+            // With the comma or the bracket after it.
+            prop_assert!(request_body(&event).len() + 1 < size_in_batch(&event));
+            prop_assert!(cloud_event(&event).len() + 1 < size_in_batch(&event));
+        }
+
         #[test]
         fn any_event_type_is_escaped(event_type in "\\PC{1,30}") {
             let bytes = request_body(&event(&event_type, "null"));

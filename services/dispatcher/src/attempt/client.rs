@@ -17,17 +17,16 @@ use tracing::debug;
 use url::{Position, Url};
 
 use crate::attempt::authorization::{Authorization, TokenSource};
-use crate::attempt::body;
 use crate::attempt::connection::Connection;
 use crate::attempt::connector::{self, ClientError, Connector};
 use crate::attempt::egress::{AddressClass, EgressPolicy};
 use crate::attempt::failure::{Failure, NotSent};
+use crate::attempt::message::Message;
 use crate::attempt::pool::{Origin, Pool};
 use crate::attempt::resolver::Resolver;
 use crate::attempt::sign;
 use crate::attempt::timings::{Stopwatch, Timings};
 use crate::attempt::tokens::{Token, Tokens};
-use crate::delivery::OutboundEvent;
 use crate::endpoints::matching::Endpoint;
 use crate::metrics::METRICS;
 use crate::retry::policy::ReceiverAnswer;
@@ -90,10 +89,10 @@ impl WebhookClient {
     ///
     /// # Errors
     /// If nothing was sent through no fault of the endpoint: that is no attempt.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &OutboundEvent) -> Result<RequestResult, NotSent> {
+    pub(crate) async fn send(&self, endpoint: &Endpoint, message: &Message<'_>) -> Result<RequestResult, NotSent> {
         let (started_at, started) = (OffsetDateTime::now_utc(), Instant::now());
         let mut watch = Stopwatch::start();
-        let outcome = self.request(endpoint, event, started_at, &mut watch).await;
+        let outcome = self.request(endpoint, message, started_at, &mut watch).await;
         let (answer, error, excerpt) = match outcome {
             Ok(received) => {
                 let status = received.answer.status.unwrap_or_default();
@@ -109,7 +108,7 @@ impl WebhookClient {
             remote_address: watch
                 .remote
                 .map(|remote| remote.ip())
-                .filter(|address| self.policy.of(event.org_id).classify(*address) == AddressClass::Public),
+                .filter(|address| self.policy.of(message.org_id).classify(*address) == AddressClass::Public),
             timings: watch.stop(),
             reused: watch.reused,
             remote: watch.remote,
@@ -128,20 +127,20 @@ impl WebhookClient {
     async fn request(
         &self,
         endpoint: &Endpoint,
-        event: &OutboundEvent,
+        message: &Message<'_>,
         now: OffsetDateTime,
         watch: &mut Stopwatch,
     ) -> Result<EndpointResponse, Failure> {
         let deadline = Deadline::now() + endpoint.timeout;
-        let policy = self.policy.of(event.org_id);
+        let policy = self.policy.of(message.org_id);
         // The addresses of a name are checked when it is resolved.
         policy.check_host(&endpoint.url)?;
-        let mut origin = Origin::of(event.org_id, &endpoint.url).ok_or(Failure::Url)?;
+        let mut origin = Origin::of(message.org_id, &endpoint.url).ok_or(Failure::Url)?;
         if let Some(Authorization::Certificate(certificate)) = &endpoint.authorization {
             origin.certificate = Some(certificate.clone());
         }
-        let body = Bytes::from(body::request_body(event));
-        let mut request = request(&endpoint.url, headers(endpoint, event, now.unix_timestamp(), &body), body)?;
+        let headers = headers(endpoint, message, now.unix_timestamp());
+        let mut request = request(&endpoint.url, headers, message.body.clone())?;
         let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs());
         let mut is_renewed = false;
         let (connection, response) = loop {
@@ -259,28 +258,29 @@ pub(super) fn request(url: &Url, headers: HeaderMap, body: Bytes) -> Result<Requ
     Ok(request)
 }
 
-fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u8]) -> HeaderMap {
+fn headers(endpoint: &Endpoint, message: &Message<'_>, timestamp: i64) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 6);
     // The endpoint's own headers first, so that they cannot replace ours.
     for (name, value) in &endpoint.headers {
         headers.insert(name, value.clone());
     }
-    let id = event.event_id.to_string();
-    let signature = sign::sign(endpoint.secrets.at(timestamp), &id, timestamp, body);
+    let id = message.id.as_str();
+    let signature = sign::sign(endpoint.secrets.at(timestamp), id, timestamp, &message.body);
     if let Some(signer) = &endpoint.compat_signer
-        && let Some(value) = signer.value(endpoint.secrets.at(timestamp), timestamp, body)
+        && let Some(value) = signer.value(endpoint.secrets.at(timestamp), timestamp, &message.body)
     {
         headers.insert(&signer.header, value);
     }
-    let ours = [(WEBHOOK_ID, Some(id)), (WEBHOOK_SIGNATURE, Some(signature)), (TRACEPARENT, event.traceparent.clone())];
+    let ours =
+        [(WEBHOOK_ID, Some(id)), (WEBHOOK_SIGNATURE, Some(signature.as_str())), (TRACEPARENT, message.traceparent)];
     for (name, value) in ours {
-        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
             headers.insert(name, value);
         }
     }
-    headers.insert(TRIGGERS_HOPS, HeaderValue::from(event.hops.saturating_add(1)));
+    headers.insert(TRIGGERS_HOPS, HeaderValue::from(message.hops.saturating_add(1)));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, message.content_type.clone());
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Triggers/", env!("CARGO_PKG_VERSION"))));
     headers

@@ -11,6 +11,7 @@ pub(crate) mod connection;
 pub(crate) mod connector;
 pub(crate) mod egress;
 pub(crate) mod failure;
+pub(crate) mod message;
 pub(crate) mod pool;
 pub(crate) mod reporting;
 pub(crate) mod resolver;

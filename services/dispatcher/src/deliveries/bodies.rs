@@ -1,7 +1,7 @@
 //! Deliveries in JSON.
 
 use http_server::Timestamp;
-use schemas::ids::{DeliveryId, EndpointId, EventId};
+use schemas::ids::{BatchId, DeliveryId, EndpointId, EventId};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
@@ -67,7 +67,8 @@ pub(crate) struct ScheduledDelivery {
         "wait_ms": 29.7,
         "error": "the endpoint answered 503",
         "response_excerpt": "busy",
-        "remote_address": "2606:4700::6810:84e5"
+        "remote_address": "2606:4700::6810:84e5",
+        "batch_id": null
     }]
 }))]
 pub(super) struct DeliveryItem {
@@ -119,8 +120,8 @@ impl FromRow<'_, PgRow> for DeliveryItem {
     }
 }
 
-/// One attempt. The receiver knows it by the `webhook-id`, which is the event's id, and the `webhook-timestamp`, which
-/// is the second in which it started.
+/// One attempt. The receiver knows it by the `webhook-id`, which is the event's id or that of the batch, and the
+/// `webhook-timestamp`, which is the second in which it started.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = DeliveryAttempt)]
 pub(super) struct AttemptItem {
@@ -143,6 +144,9 @@ pub(super) struct AttemptItem {
     response_excerpt: Option<String>,
     /// Address that the request was sent to. Null: it is not public, or there was no response.
     remote_address: Option<String>,
+    /// The `webhook-id` of a request with a batch of events, whose answer and times these are. Null: it had this event
+    /// only.
+    batch_id: Option<BatchId>,
 }
 
 impl FromRow<'_, PgRow> for AttemptItem {
@@ -160,6 +164,7 @@ impl FromRow<'_, PgRow> for AttemptItem {
             error: row.try_get("error")?,
             response_excerpt: row.try_get("response_excerpt")?,
             remote_address: row.try_get("remote_address")?,
+            batch_id: row.try_get::<Option<Uuid>, _>("batch_id")?.map(BatchId::from_uuid),
         })
     }
 }

@@ -231,7 +231,7 @@ pub(super) async fn attempts(
 ) -> Result<Vec<AttemptItem>, sqlx::Error> {
     sqlx::query_as(
         "SELECT attempt, started_at, status_code, latency_ms, connect_us, send_us, wait_us, error, response_excerpt,
-                remote_address
+                remote_address, batch_id
          FROM contract.delivery_attempts
          WHERE org_id = $1 AND delivery_id = $2 AND outcome <> 'cancelled' ORDER BY attempt, started_at LIMIT $3",
     )

@@ -11,6 +11,7 @@ use super::credential_bodies::{NewAuthBody, NewCompatSignatureBody};
 use super::receiver_auth::ShownAuth;
 use super::store::StoredEndpoint;
 use crate::attempt::sign::Secret;
+use crate::batch::settings::BatchSettings;
 
 /// An endpoint. Its headers, and the secrets of `auth` and `compat_signature`, are write-only.
 #[derive(Serialize, ToSchema)]
@@ -32,6 +33,7 @@ use crate::attempt::sign::Secret;
     "status": "enabled",
     "disabled_reason": null,
     "disabled_at": null,
+    "batch": {"max_events": 500, "max_bytes": 1048576, "max_wait_ms": 100, "format": "json"},
     "created_at": "2026-11-21T09:00:00.123Z",
     "updated_at": "2026-11-21T09:00:00.123Z"
 }))]
@@ -67,6 +69,9 @@ pub(super) struct EndpointBody {
     disabled_reason: Option<String>,
     /// Since when it is disabled; null while it is enabled.
     disabled_at: Option<Timestamp>,
+    /// Batched delivery; null: each webhook has one event.
+    #[schema(value_type = Option<BatchSettings>)]
+    batch: Option<Value>,
     created_at: Timestamp,
     updated_at: Timestamp,
     /// Signs its webhooks. Only in the response to its creation: keep it then.
@@ -99,6 +104,7 @@ impl EndpointBody {
             status: if endpoint.enabled { "enabled" } else { "disabled" },
             disabled_reason: endpoint.disabled_reason,
             disabled_at: endpoint.disabled_at.map(Timestamp),
+            batch: endpoint.batch,
             created_at: Timestamp(endpoint.created_at),
             updated_at: Timestamp(endpoint.updated_at),
             secret: None,
@@ -208,6 +214,9 @@ pub(super) struct NewEndpointBody {
     /// Events that were accepted at this time or later are delivered too, as far as the inbox keeps them, acknowledged
     /// ones too: a time, or the `position` of the first event. Null or absent: none that was accepted before.
     backfill_from: Option<String>,
+    /// One webhook carries several events: a JSON array, with one signature and one answer for all of them. `{}` has
+    /// the defaults. Null or absent: each webhook has one event.
+    batch: Option<BatchSettings>,
 }
 
 /// What to change. Absent members are unchanged; null is for those that may be empty.
@@ -255,4 +264,6 @@ pub(super) struct EndpointPatchBody {
     retry_schedule: Vec<RetryDelay>,
     #[schema(required = false)]
     enabled: bool,
+    /// Replaces all settings of batched delivery. Null: each webhook has one event.
+    batch: Option<BatchSettings>,
 }

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::attempt::authorization::Authorization;
 use crate::attempt::compat_sign::CompatSigner;
+use crate::batch::settings::BatchSettings;
 use crate::endpoints::headers::header;
 use crate::endpoints::matching::{Change, Endpoint, Secrets, Snapshot, Subscription};
 use crate::endpoints::pages::{PAGE_ROWS, ReadUpTo, Rows};
@@ -161,22 +162,23 @@ impl EndpointCache {
         }
         let event_types = std::mem::take(&mut stored.event_types);
         let filter = stored.filter.take().map(|filter| filter::read(&filter, "filter")).transpose();
-        let is_readable = filter.is_ok();
+        let batch = stored.batch.take().map(|batch| BatchSettings::stored(&batch)).transpose();
+        let is_readable = filter.is_ok() && batch.is_ok();
         let filter = filter.ok().flatten();
         let StoredEndpoint { org_id, ordered, ack_on_success, enabled, .. } = stored;
         let subscription = Subscription { id, org_id, event_types, filter, ordered, ack_on_success, enabled };
-        let endpoint = self.open(stored).map(Box::new);
+        let endpoint = self.open(stored, batch.ok().flatten()).map(Box::new);
         if endpoint.is_none() {
             error!(endpoint_id = %id, "Sealing key does not open the endpoint's secrets; holding its deliveries.");
         }
         if !is_readable {
-            error!(endpoint_id = %id, "Stored filter of the endpoint cannot be read; holding its deliveries.");
+            error!(endpoint_id = %id, "Stored settings of the endpoint cannot be read; holding its deliveries.");
         }
         let endpoint = endpoint.filter(|_| is_readable);
         Change::Put(subscription, endpoint)
     }
 
-    fn open(&self, stored: StoredEndpoint) -> Option<Endpoint> {
+    fn open(&self, stored: StoredEndpoint, batch: Option<BatchSettings>) -> Option<Endpoint> {
         let sealing = &self.inner.sealing;
         let mut secrets = vec![secrets::open_secret(sealing, stored.id, &stored.sealed_secret?)?];
         if let Some(previous) = stored.sealed_previous_secret {
@@ -206,6 +208,7 @@ impl EndpointCache {
             rate_limit_per_second: stored.rate_limit_per_second.and_then(|limit| u32::try_from(limit).ok()),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
+            batch,
         })
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use http_server::FieldError;
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
 use time::OffsetDateTime;
 use url::Url;
 
-use super::credentials::StoredCredentials;
+use super::credentials::{self, StoredCredentials};
 use super::input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
 use super::secrets;
 use super::store::StoredEndpoint;
@@ -40,12 +41,25 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         disabled_reason: None,
         disabled_at: None,
         is_default: false,
+        batch: None,
         version: 0,
         created_at: now,
         updated_at: now,
         deleted_at: None,
     };
     (endpoint, secret)
+}
+
+/// What must hold of an endpoint as a whole.
+///
+/// # Errors
+/// The fields that contradict others.
+pub(super) fn check(endpoint: &StoredEndpoint, sealing: &SealingKey) -> Result<(), Vec<FieldError>> {
+    let mut errors = credentials::check(endpoint, sealing).err().unwrap_or_default();
+    if endpoint.ordered && endpoint.batch.is_some() {
+        errors.push(FieldError::new("batch", "must be null for an ordered endpoint: a batch has one answer for all"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing: &SealingKey) {
@@ -64,6 +78,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         timeout_seconds,
         retry_schedule,
         enabled,
+        batch,
     } = patch;
     if let Some(url) = url {
         // The headers may be credentials for the receiver, as `auth` is: they do not go to another one.
@@ -108,6 +123,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(retry_schedule) = retry_schedule {
         endpoint.retry_schedule = retry_schedule.into_iter().map(signed).collect();
+    }
+    if let Some(batch) = batch {
+        endpoint.batch = batch.map(|settings| settings.to_json());
     }
     if let Some(enabled) = enabled {
         // Disabling a disabled endpoint keeps its reason.

@@ -10,6 +10,7 @@ use super::filter;
 use super::headers::{self, Headers};
 use super::receiver_auth::{self, ReceiverAuth};
 use crate::attempt::egress::EgressPolicy;
+use crate::batch::settings::BatchSettings;
 
 /// Timeout of one request if the endpoint has none of its own, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
@@ -37,6 +38,7 @@ const MEMBERS: &[&str] = &[
     "retry_schedule",
     "ack_on_success",
     "enabled",
+    "batch",
 ];
 
 /// The valid fields of a request; `None`: the request does not have the field.
@@ -64,6 +66,8 @@ pub(crate) struct EndpointPatch {
     /// Delays before the retries, seconds.
     pub retry_schedule: Option<Vec<u32>>,
     pub enabled: Option<bool>,
+    /// Inner `None`: each request has one event.
+    pub batch: Option<Option<BatchSettings>>,
 }
 
 impl EndpointPatch {
@@ -109,6 +113,7 @@ impl EndpointPatch {
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
+            batch: fields.take_batch(),
         };
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
@@ -152,6 +157,14 @@ impl Fields<'_> {
                 None
             }
         }
+    }
+
+    fn take_batch(&mut self) -> Option<Option<BatchSettings>> {
+        let value = self.object.0.get("batch")?;
+        if value.is_null() {
+            return Some(None);
+        }
+        BatchSettings::read(value, "batch").map(Some).map_err(|errors| self.errors.extend(errors)).ok()
     }
 }
 
@@ -235,7 +248,7 @@ mod tests {
             "filter": {"path": "a", "gte": 1},
             "headers": {"X-Token": "t 1"}, "auth": {"type": "bearer", "token": "t"},
             "compat_signature": {"format": "sha256-hex", "header": "x-sig"},
-            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
+            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [], "batch": {"max_events": 5},
             "enabled": false, "ordered": false, "ack_on_success": true, "rate_limit_per_second": 1000,
         }));
         let wanted = EndpointPatch {
@@ -257,6 +270,7 @@ mod tests {
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
             enabled: Some(false),
+            batch: Some(Some(BatchSettings { max_events: 5, ..BatchSettings::default() })),
         };
         assert_eq!(patch.unwrap(), wanted);
         assert_eq!(read(&json!({})).unwrap(), EndpointPatch::default());
@@ -265,7 +279,7 @@ mod tests {
     #[test]
     fn null_changes_only_what_may_be_empty() {
         let nullable = json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null,
-                   "auth": null, "compat_signature": null});
+                   "auth": null, "compat_signature": null, "batch": null});
         let wanted = EndpointPatch {
             description: Some(None),
             filter: Some(None),
@@ -273,6 +287,7 @@ mod tests {
             compat_signature: Some(None),
             max_in_flight: Some(None),
             rate_limit_per_second: Some(None),
+            batch: Some(None),
             ..EndpointPatch::default()
         };
         assert_eq!(read(&nullable).unwrap(), wanted);
@@ -305,7 +320,7 @@ mod tests {
         let all = json!({
             "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "ordered": 1,
             "ack_on_success": "a", "max_in_flight": 0,
-            "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
+            "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes", "batch": {"max_events": 1001},
         });
         let fields = [
             "url",
@@ -318,6 +333,7 @@ mod tests {
             "timeout_seconds",
             "retry_schedule",
             "enabled",
+            "batch.max_events",
         ];
         assert_eq!(invalid_fields(&all), fields);
         assert_eq!(invalid_fields(&json!({"url": null})), ["url"]);

@@ -16,6 +16,7 @@ use super::filter::payload::Payload;
 use crate::attempt::authorization::Authorization;
 use crate::attempt::compat_sign::CompatSigner;
 use crate::attempt::sign::Secret;
+use crate::batch::settings::BatchSettings;
 
 /// Which events an endpoint gets. Also of an endpoint that cannot be used.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub(crate) struct Endpoint {
     pub timeout: Duration,
     /// Delays before the retries.
     pub retry_delays_seconds: Vec<u32>,
+    /// `None`: each request has one event.
+    pub batch: Option<BatchSettings>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -217,6 +220,7 @@ pub(crate) mod tests {
             rate_limit_per_second: None,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),
+            batch: None,
         }
     }
 

@@ -142,7 +142,7 @@ async fn create(
     };
     let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
     apply(&mut endpoint, patch, &state.sealing);
-    credentials::check(&endpoint, &state.sealing).map_err(invalid)?;
+    edit::check(&endpoint, &state.sealing).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let stored = store::create(&mut transaction, version, &endpoint).await.map_err(refused)?;
@@ -211,7 +211,7 @@ async fn update(
         .map_err(failed)?
         .ok_or_else(Problem::not_found)?;
     // A refusal drops the transaction, and the change with it.
-    credentials::check(&stored, &state.sealing).map_err(invalid)?;
+    edit::check(&stored, &state.sealing).map_err(invalid)?;
     let actor = Actor::Key(caller.key_id);
     note(&mut transaction, actor, Some(&origin), "endpoint.changed", &stored).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;

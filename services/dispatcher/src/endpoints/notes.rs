@@ -39,6 +39,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "rate_limit_per_second": endpoint.rate_limit_per_second,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,
+        "batch": endpoint.batch,
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
         "is_default": endpoint.is_default,

@@ -51,6 +51,8 @@ pub(crate) struct StoredEndpoint {
     pub disabled_at: Option<OffsetDateTime>,
     /// The endpoint of `/webhook/config`.
     pub is_default: bool,
+    /// Settings of batched delivery; `None`: each request has one event.
+    pub batch: Option<Value>,
     /// Of its last change.
     pub version: i64,
     pub created_at: OffsetDateTime,
@@ -82,6 +84,7 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             disabled_reason: row.try_get("disabled_reason")?,
             disabled_at: row.try_get("disabled_at")?,
             is_default: row.try_get("is_default")?,
+            batch: row.try_get::<Option<Json<Value>>, _>("batch")?.map(|Json(batch)| batch),
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
@@ -144,8 +147,9 @@ pub(crate) async fn create(
     let mut stored: StoredEndpoint = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
                                 timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
-                                 rate_limit_per_second, disabled_at, ordered, ack_on_success)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17, $18, $19) RETURNING *",
+                                 rate_limit_per_second, disabled_at, ordered, ack_on_success, batch)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17, $18, $19, $20::json)
+         RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -166,6 +170,7 @@ pub(crate) async fn create(
     .bind(new.disabled_at)
     .bind(new.ordered)
     .bind(new.ack_on_success)
+    .bind(new.batch.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
     if new.credentials != stored.credentials {
@@ -242,7 +247,8 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             rate_limit_per_second = $16, disabled_at = $17, ordered = $18, ack_on_success = $19, updated_at = now()
+             rate_limit_per_second = $16, disabled_at = $17, ordered = $18, ack_on_success = $19, batch = $20::json,
+             updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -264,6 +270,7 @@ pub(crate) async fn update(
     .bind(endpoint.disabled_at)
     .bind(endpoint.ordered)
     .bind(endpoint.ack_on_success)
+    .bind(endpoint.batch.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled && !was_enabled {

@@ -7,7 +7,8 @@ use std::collections::{HashMap, VecDeque};
 
 use schemas::ids::{EndpointId, OrgId};
 
-use crate::log::queues::EndpointQueues;
+use crate::batch::gather::{Room, Waiting};
+use crate::log::queues::{EndpointQueues, Queued};
 
 #[derive(Debug)]
 pub(crate) struct FairQueues {
@@ -26,30 +27,34 @@ impl FairQueues {
 
     /// Puts a ticket at the end of its endpoint's queue. `false`: the queue is full.
     #[must_use]
-    pub(crate) fn push(&mut self, org_id: OrgId, endpoint: EndpointId, ticket: u64) -> bool {
+    pub(crate) fn push(&mut self, org_id: OrgId, endpoint: EndpointId, next: Queued) -> bool {
         let queues = self.waiting.entry(org_id).or_insert_with(|| EndpointQueues::new(self.capacity));
         if queues.depth() == 0 {
             self.turns.push_back(org_id);
         }
         // It is full only if it is not empty, so an organization with a turn has a ticket.
-        let is_pushed = queues.push(endpoint, ticket);
+        let is_pushed = queues.push(endpoint, next);
         self.depth += usize::from(is_pushed);
         is_pushed
     }
 
-    /// Takes the next ticket whose endpoint has a free slot. Calls `slot` at most once per endpoint.
-    pub(crate) fn next<S>(&mut self, mut slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, S)> {
+    /// Takes the next tickets whose endpoint has a free slot: as many as `grant` has room for, which is one at least.
+    /// Calls `grant` at most once per endpoint, with what waits for it.
+    pub(crate) fn next<S>(
+        &mut self,
+        mut grant: impl FnMut(EndpointId, Waiting) -> Option<(S, Room)>,
+    ) -> Option<(Vec<u64>, S)> {
         for _ in 0..self.turns.len() {
             let org_id = self.turns.pop_front()?;
             let Some(queues) = self.waiting.get_mut(&org_id) else { continue };
-            let next = queues.next(&mut slot);
+            let next = queues.next(&mut grant);
             if queues.depth() == 0 {
                 self.waiting.remove(&org_id);
             } else {
                 self.turns.push_back(org_id);
             }
-            if next.is_some() {
-                self.depth -= 1;
+            if let Some((tickets, _)) = &next {
+                self.depth -= tickets.len();
                 return next;
             }
         }
@@ -79,17 +84,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::queues::tests::queued;
 
     #[test]
     fn organizations_take_turns_before_endpoints_do() {
         let (busy, quiet) = (OrgId::generate(), OrgId::generate());
         let mut queues = FairQueues::new(10);
         for ticket in 1..=4 {
-            assert!(queues.push(busy, EndpointId::generate(), ticket));
+            assert!(queues.push(busy, EndpointId::generate(), queued(ticket)));
         }
-        assert!(queues.push(quiet, EndpointId::generate(), 5));
-        let order: Vec<u64> = std::iter::from_fn(|| queues.next(Some).map(|(ticket, _)| ticket)).collect();
-        assert_eq!(order, [1, 5, 2, 3, 4]);
+        assert!(queues.push(quiet, EndpointId::generate(), queued(5)));
+        let next = || queues.next(|_, _| Some(((), Room::ONE))).map(|(tickets, ())| tickets);
+        assert_eq!(std::iter::from_fn(next).collect::<Vec<_>>().concat(), [1, 5, 2, 3, 4]);
         assert!(queues.turns.is_empty() && queues.waiting.is_empty());
     }
 
@@ -105,18 +111,19 @@ mod tests {
                 match operation {
                     0 => {
                         let is_full = inside.iter().filter(|(_, of)| *of == which).count() == 5;
-                        prop_assert_eq!(queues.push(orgs[which / 2], endpoints[which], ticket), !is_full);
+                        prop_assert_eq!(queues.push(orgs[which / 2], endpoints[which], queued(ticket)), !is_full);
                         if !is_full {
                             inside.push((ticket, which));
                         }
                     }
                     1 => {
-                        let next = queues.next(|of| (of == endpoints[which]).then_some(()));
-                        let oldest = inside.iter().position(|(_, of)| *of == which);
-                        prop_assert_eq!(next.map(|(ticket, ())| ticket), oldest.map(|index| inside[index].0));
-                        if let Some(index) = oldest {
-                            inside.remove(index);
-                        }
+                        let room = Room { events: ticket as usize % 3 + 1, bytes: usize::MAX };
+                        let next = queues.next(|of, _| (of == endpoints[which]).then_some(((), room)));
+                        let mut oldest: Vec<u64> =
+                            inside.iter().filter(|(_, of)| *of == which).map(|(ticket, _)| *ticket).collect();
+                        oldest.truncate(room.events);
+                        inside.retain(|(ticket, _)| !oldest.contains(ticket));
+                        prop_assert_eq!(next.map(|(tickets, ())| tickets).unwrap_or_default(), oldest);
                     }
                     _ => {
                         if let Some((ticket, of)) = inside.pop() {

@@ -18,9 +18,12 @@ use schemas::ids::EndpointId;
 use uuid::Uuid;
 
 use crate::acks::Success;
-use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowState};
+use crate::attempt::body::size_in_batch;
+use crate::batch::gather::{Room, Waiting};
+use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowState, RowUpdate};
 use crate::lane::EndpointLane;
 use crate::log::fair_queues::FairQueues;
+use crate::log::queues::Queued;
 use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
 
 use lane::Lane;
@@ -31,7 +34,7 @@ pub(crate) use lane::PartitionHistory;
 pub(crate) use plan::CommitPlan;
 
 /// A row that can be claimed at once for its first attempt.
-const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
+const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None, batch_limit: None };
 
 /// A record that was read and matched.
 #[derive(Debug)]
@@ -80,6 +83,7 @@ struct OpenDelivery {
     delivery: Delivery,
     generation: u64,
     phase: Phase,
+    read_at: Instant,
 }
 
 #[derive(Debug)]
@@ -162,7 +166,7 @@ impl DeliveryTracker {
             if let Some(lane) = delivery.endpoint_lane() {
                 self.ordered.push(lane, ticket);
             }
-            self.open.insert(ticket, OpenDelivery { delivery, generation, phase: Phase::Undecided });
+            self.open.insert(ticket, OpenDelivery { delivery, generation, phase: Phase::Undecided, read_at: now });
             if matched.may_be_duplicate {
                 undecided.push(Undecided { ticket, event: event.clone() });
             } else {
@@ -189,32 +193,41 @@ impl DeliveryTracker {
     /// Puts a delivery into the queue of its endpoint. If the queue is full, the delivery is spilled.
     fn enqueue(&mut self, ticket: u64) {
         let Some(open) = self.open.get_mut(&ticket) else { return };
-        if self.queues.push(open.delivery.event.org_id, open.delivery.endpoint_id, ticket) {
+        let event = &open.delivery.event;
+        let queued = Queued { ticket, bytes: size_in_batch(event), since: open.read_at };
+        if self.queues.push(event.org_id, open.delivery.endpoint_id, queued) {
             open.phase = Phase::Waiting;
         } else {
             self.spill_ticket(ticket);
         }
     }
 
-    /// The next delivery to attempt, with the slot that `slot` returned for it.
-    pub(crate) fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
-        let (ticket, slot) = self.queues.next(slot)?;
-        let open = self.open.get_mut(&ticket)?;
-        open.phase = Phase::InFlight;
-        Some((ticket, open.delivery.clone(), slot))
+    /// The next deliveries to attempt in one request, with what `grant` returned for them. There are as many as it has
+    /// room for.
+    pub(crate) fn start<S>(
+        &mut self,
+        grant: impl FnMut(EndpointId, Waiting) -> Option<(S, Room)>,
+    ) -> Option<(Vec<(u64, Delivery)>, S)> {
+        let (tickets, granted) = self.queues.next(grant)?;
+        let start = |ticket| {
+            let open = self.open.get_mut(&ticket)?;
+            open.phase = Phase::InFlight;
+            Some((ticket, open.delivery.clone()))
+        };
+        Some((tickets.into_iter().filter_map(start).collect(), granted))
     }
 
     /// The endpoint is deleted, disabled or unusable, or it gets nothing now: the delivery is spilled, and after this
     /// time the retry worker cancels it, holds it, or sends it when the endpoint gets something again.
     pub(crate) fn skip_unavailable(&mut self, ticket: u64, due_after: Duration) {
         if let Some(open) = self.open.remove(&ticket) {
-            let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: None };
+            let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: None, batch_limit: None };
             self.spill_with_lane(ticket, open.delivery, open.generation, waits_for);
         }
     }
 
     pub(crate) fn attempt_finished(&mut self, ticket: u64, outcome: AttemptOutcome) {
-        let Some(OpenDelivery { delivery, generation, phase }) = self.open.remove(&ticket) else { return };
+        let Some(OpenDelivery { delivery, generation, phase, .. }) = self.open.remove(&ticket) else { return };
         let update = outcome.row_update(1);
         match (phase, update.due_after) {
             (Phase::Leased(lease), _) => self.outcomes.push(LeasedOutcome { delivery_id: delivery.id, lease, update }),
@@ -226,7 +239,8 @@ impl DeliveryTracker {
                 self.release_lane(&delivery, ticket);
             }
             (_, Some(due_after)) => {
-                let waits_for = WaitsFor::Attempt { attempts: update.attempts, due_after, lease: None };
+                let RowUpdate { attempts, batch_limit, .. } = update;
+                let waits_for = WaitsFor::Attempt { attempts, due_after, lease: None, batch_limit };
                 self.spill_with_lane(ticket, delivery, generation, waits_for);
             }
         }
@@ -351,7 +365,8 @@ impl DeliveryTracker {
                 let lease = Uuid::new_v4();
                 open.phase = Phase::Leased(lease);
                 let (delivery, generation) = (open.delivery.clone(), open.generation);
-                let waits_for = WaitsFor::Attempt { attempts: 0, due_after: self.lease, lease: Some(lease) };
+                let (due_after, lease) = (self.lease, Some(lease));
+                let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease, batch_limit: None };
                 self.spill(delivery, generation, waits_for);
             }
             phase @ (Phase::Undecided | Phase::Held | Phase::Waiting) => {

@@ -3,6 +3,7 @@
 
 mod commits;
 mod gauges;
+mod grant;
 mod health;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 use kafka::Record;
 use kafka::consumer::{ConsumerEvent, Session, SessionEnd};
 use kafka::fence::{self, Claim};
-use schemas::ids::EndpointId;
 use schemas::native::SystemKey;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
@@ -20,13 +20,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, warn};
 
-use crate::attempt::attempter;
-use crate::attempt::slots::{Grant, Pool, Slot};
+use crate::attempt::attempter::{self, Attempt};
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::delivery::{AttemptOutcome, Delivery};
 use crate::dependencies::Dependencies;
 use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
-use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
+use crate::endpoints::matching::Snapshot;
 use crate::error::DispatchError;
 use crate::log::duplicates::Decision;
 use crate::log::tracker::{DeliveryTracker, PartitionHistory, ReadRecord, Undecided};
@@ -37,6 +36,7 @@ use crate::system_events;
 
 use commits::Committer;
 use gauges::Gauges;
+use grant::{Granted, Granter, reached};
 use health::{HealthCheck, read_with_retries, report_database_error, unhealthy_reason};
 
 /// While so many spilled rows wait for a transaction, no records are read.
@@ -52,9 +52,12 @@ pub(crate) struct LogWorker {
     config: DispatcherConfig,
     dependencies: Dependencies,
     tracker: DeliveryTracker,
-    attempts: JoinSet<AttemptOutcome>,
-    /// Tickets of the attempts in flight.
-    tickets: HashMap<Id, u64>,
+    /// The requests in flight, with the outcome of each of their deliveries.
+    attempts: JoinSet<Vec<AttemptOutcome>>,
+    /// Tickets of the deliveries of each.
+    tickets: HashMap<Id, Vec<u64>>,
+    /// When the first batch that waits for events is sent.
+    next_batch: Option<Instant>,
     decisions: JoinSet<Vec<Decision>>,
     committer: Committer,
     gauges: Gauges,
@@ -73,6 +76,7 @@ impl LogWorker {
             dependencies,
             attempts: JoinSet::new(),
             tickets: HashMap::new(),
+            next_batch: None,
             decisions: JoinSet::new(),
             gauges: Gauges::new(),
             health_check: HealthCheck::new(),
@@ -99,6 +103,7 @@ impl LogWorker {
                     Ok(event) => just_read = self.handle_event(event, session).await?,
                     Err(ended) => return Ok(ended),
                 },
+                () = reached(self.next_batch) => {}
                 _ = tick.tick() => {}
             }
             while let Some(finished) = self.attempts.try_join_next_with_id() {
@@ -253,12 +258,13 @@ impl LogWorker {
         });
     }
 
-    fn attempt_finished(&mut self, finished: Result<(Id, AttemptOutcome), JoinError>) {
-        let (id, outcome) = finished.unwrap_or_else(|error| {
+    fn attempt_finished(&mut self, finished: Result<(Id, Vec<AttemptOutcome>), JoinError>) {
+        let (id, outcomes) = finished.unwrap_or_else(|error| {
             error!(%error, "Webhook attempt panicked; repeating it.");
-            (error.id(), AttemptOutcome::Unreported)
+            (error.id(), Vec::new())
         });
-        if let Some(ticket) = self.tickets.remove(&id) {
+        let outcomes = outcomes.into_iter().chain(std::iter::repeat(AttemptOutcome::Unreported));
+        for (ticket, outcome) in self.tickets.remove(&id).unwrap_or_default().into_iter().zip(outcomes) {
             self.tracker.attempt_finished(ticket, outcome);
         }
     }
@@ -275,6 +281,7 @@ impl LogWorker {
     /// Starts the attempts that have a slot, while attempts can be reported. Reads the endpoints again, unless they
     /// were just read: nothing is sent to an endpoint after the client got the response that it is deleted.
     async fn start_attempts(&mut self, just_read: Option<Arc<Snapshot>>, session: &Session) {
+        self.next_batch = None;
         if self.tracker.queue_depth() == 0
             || self.attempts.len() >= self.max_attempts()
             || !self.dependencies.reporter.is_available()
@@ -290,37 +297,42 @@ impl LogWorker {
             },
         };
         session.report_health(unhealthy_reason(&self.dependencies));
-        let (slots, spill_after) = (self.dependencies.slots.clone(), self.config.spill_after);
-        let now = Instant::now();
-        // Without an endpoint that takes attempts no slot is needed: the delivery leaves the queue at once.
-        let slot = |id: EndpointId| match snapshot.state(id) {
-            EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
-                Grant::Slot(slot) => Some(Ok((endpoint.clone(), slot))),
-                // It would wait for too long here.
-                Grant::RateLimited(wait) if wait >= spill_after => Some(Err(MAX_SPILLED_WAIT)),
-                Grant::Busy | Grant::RateLimited(_) => None,
-                Grant::Blocked(wait) => Some(Err(wait.min(MAX_SPILLED_WAIT))),
-            },
-            EndpointState::Withheld | EndpointState::Gone => Some(Err(Duration::ZERO)),
+        let (slots, batch_bytes) = (self.dependencies.slots.clone(), self.dependencies.batch_bytes.clone());
+        let mut granter = Granter {
+            snapshot: &snapshot,
+            slots: &slots,
+            batch_bytes: &batch_bytes,
+            queue_capacity: self.config.queue_capacity,
+            spill_after: self.config.spill_after,
+            now: Instant::now(),
+            next_batch: None,
         };
         while self.attempts.len() < self.max_attempts()
-            && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
+            && let Some((started, granted)) = self.tracker.start(|id, waiting| granter.grant(id, waiting))
         {
             match granted {
-                Ok((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
-                Err(wait) => self.tracker.skip_unavailable(ticket, wait),
+                Ok(granted) => self.start_attempt(started, granted),
+                Err(wait) => started.into_iter().for_each(|(ticket, _)| self.tracker.skip_unavailable(ticket, wait)),
             }
         }
+        self.next_batch = granter.next_batch;
     }
 
-    fn start_attempt(&mut self, ticket: u64, endpoint: Arc<Endpoint>, delivery: Delivery, slot: Slot) {
+    fn start_attempt(&mut self, started: Vec<(u64, Delivery)>, granted: Granted) {
         let attempter = self.dependencies.attempter.clone();
+        let (tickets, attempts): (Vec<u64>, Vec<Attempt>) =
+            started.into_iter().map(|(ticket, delivery)| (ticket, Attempt { delivery, number: 1 })).unzip();
         let attempt = self.attempts.spawn(async move {
-            let outcome = attempter.attempt(&endpoint, &delivery, 1, slot).await;
-            let age = OffsetDateTime::now_utc() - delivery.event.accepted_at;
-            METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
-            outcome
+            let Granted { endpoint, slot, permit } = granted;
+            let outcomes = attempter.attempt(&endpoint, &attempts, slot).await;
+            let now = OffsetDateTime::now_utc();
+            for attempt in &attempts {
+                let age = now - attempt.delivery.event.accepted_at;
+                METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
+            }
+            drop(permit);
+            outcomes
         });
-        self.tickets.insert(attempt.id(), ticket);
+        self.tickets.insert(attempt.id(), tickets);
     }
 }

@@ -11,6 +11,7 @@
 //! an endpoint fails, and a plan of that time reads all of them when they are full.
 
 mod again;
+mod candidates;
 mod claim;
 mod dedup;
 mod events;
@@ -29,9 +30,10 @@ mod trial;
 mod usage;
 
 pub(crate) use again::{RetryOutcome, retry_now, start_rounds};
-pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
+pub(crate) use candidates::candidates;
+pub(crate) use claim::{Chosen, ClaimedRow, Wanted, claim, claim_chosen, claim_refused};
 pub(crate) use dedup::release_decided;
-pub(crate) use lanes::free_lanes;
+pub(crate) use lanes::{claim_first, free_lanes};
 pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
 pub(crate) use queues::{NextDue, hold, lock_due, make_due, next_due, release, reset};
 pub(crate) use replayed::start_replayed;

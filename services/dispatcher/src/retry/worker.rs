@@ -1,6 +1,7 @@
 //! The retry worker: claims due rows of the schedule, makes their attempts and writes the outcomes. It also releases
 //! rows that have their duplicate decision, ends schedules, and sweeps finished rows. `schedule` has the SQL.
 
+mod batches;
 mod claims;
 mod waiting;
 
@@ -50,9 +51,10 @@ pub(crate) struct RetryWorker {
     max_retry_time: Duration,
     /// The shutdown waits for so long for the attempts in flight.
     drain: Duration,
-    attempts: JoinSet<RowUpdate>,
-    /// The rows in flight.
-    leases: HashMap<Id, LeasedRow>,
+    /// The requests in flight, with the update of each of their rows.
+    attempts: JoinSet<Vec<RowUpdate>>,
+    /// The rows of each.
+    leases: HashMap<Id, Vec<LeasedRow>>,
     /// Outcomes that are not written yet.
     outcomes: Vec<LeasedOutcome>,
     /// Rows in flight that need no slot: nothing is sent.
@@ -169,18 +171,16 @@ impl RetryWorker {
         self.outcomes.push(LeasedOutcome { delivery_id: row.delivery.id, lease: row.lease, update });
     }
 
-    fn attempt_finished(&mut self, finished: Result<(Id, RowUpdate), JoinError>) {
-        let (id, update) = match finished {
-            Ok((id, update)) => (id, Some(update)),
-            Err(error) => {
-                error!(%error, "Webhook attempt panicked; repeating it.");
-                (error.id(), None)
-            }
-        };
+    fn attempt_finished(&mut self, finished: Result<(Id, Vec<RowUpdate>), JoinError>) {
+        let (id, updates) = finished.unwrap_or_else(|error| {
+            error!(%error, "Webhook attempt panicked; repeating it.");
+            (error.id(), Vec::new())
+        });
         self.without_slot.remove(&id);
-        if let Some(LeasedRow { delivery_id, org_id, lease, attempts }) = self.leases.remove(&id) {
+        let mut updates = updates.into_iter();
+        for LeasedRow { delivery_id, org_id, lease, attempts } in self.leases.remove(&id).unwrap_or_default() {
             self.waiting.wake(org_id);
-            let update = update.unwrap_or(RowUpdate::pending(attempts, PANICKED));
+            let update = updates.next().unwrap_or_else(|| RowUpdate::pending(attempts, PANICKED));
             self.outcomes.push(LeasedOutcome { delivery_id, lease, update });
         }
     }

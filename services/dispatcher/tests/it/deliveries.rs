@@ -192,11 +192,13 @@ async fn one_delivery_shows_the_parts_of_its_attempts() {
     sqlx::query(
         "INSERT INTO view.delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code,
                                              error, response_excerpt, appended_at, connect_us, send_us, wait_us,
-                                             remote_address)
+                                             remote_address, batch_id)
          VALUES ($1, $2, 1, 'retrying', $3, 31, 503, 'the endpoint answered 503', 'busy', now(), 1250, 90, 29700,
-                 '192.0.2.7'),
-                ($1, $2, 2, 'retrying', $3, 5, NULL, 'the connection was refused', NULL, now(), NULL, NULL, NULL, NULL),
-                ($1, $2, 2, 'cancelled', $3, 0, NULL, 'the endpoint was deleted', NULL, now(), NULL, NULL, NULL, NULL)",
+                 '192.0.2.7', '0192f0c1-2345-5abc-8def-0123456789af'),
+                ($1, $2, 2, 'retrying', $3, 5, NULL, 'the connection was refused', NULL, now(), NULL, NULL, NULL, NULL,
+                 NULL),
+                ($1, $2, 2, 'cancelled', $3, 0, NULL, 'the endpoint was deleted', NULL, now(), NULL, NULL, NULL, NULL,
+                 NULL)",
     )
     .bind(system.org.as_uuid())
     .bind(delivery.as_uuid())
@@ -211,7 +213,7 @@ async fn one_delivery_shows_the_parts_of_its_attempts() {
     let expected = json!({
         "attempt": 1, "started_at": "2026-11-21T09:00:00.000Z", "status_code": 503, "latency_ms": 31,
         "connect_ms": 1.25, "send_ms": 0.09, "wait_ms": 29.7, "error": "the endpoint answered 503",
-        "response_excerpt": "busy", "remote_address": "192.0.2.7"
+        "response_excerpt": "busy", "remote_address": "192.0.2.7", "batch_id": "0192f0c1-2345-5abc-8def-0123456789af"
     });
     assert_eq!(*first, expected);
     assert_eq!((&second["connect_ms"], &second["remote_address"]), (&json!(null), &json!(null)));

@@ -1,6 +1,7 @@
 //! Integration tests of the dispatcher: a real Kafka, a real PostgreSQL, receivers on this machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
+mod batches;
 mod connections;
 mod default_endpoint;
 mod deliveries;

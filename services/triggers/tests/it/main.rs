@@ -7,6 +7,7 @@
 
 mod api;
 mod backfill;
+mod batched_delivery;
 mod bombs;
 mod budgets;
 mod cli;

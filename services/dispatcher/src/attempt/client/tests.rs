@@ -70,6 +70,7 @@ fn endpoint(url: &str) -> Endpoint {
         rate_limit_per_second: None,
         timeout: Duration::from_secs(5),
         retry_delays_seconds: Vec::new(),
+        batch: None,
     }
 }
 
@@ -99,16 +100,16 @@ async fn the_parts_of_a_request_are_measured() {
     let client = WebhookClient::new(Arc::new(with_loopback()), &[]).unwrap();
     let (endpoint, event) =
         (endpoint(&format!("http://localhost:{}/", server.port)), outbound_event(OrgId::generate()));
-    let first = client.send(&endpoint, &event).await.unwrap();
+    let first = client.send(&endpoint, &Message::single(&event)).await.unwrap();
     assert_eq!((first.answer.status, first.reused), (Some(200), false), "{first:?}");
     assert_eq!(first.remote.unwrap().port(), server.port);
     assert!(first.timings.connect > Duration::ZERO && first.timings.wait >= THINKING, "{first:?}");
     assert!(first.timings.connect + first.timings.send + first.timings.wait <= first.latency, "{first:?}");
     assert!(first.timings.send < THINKING, "{first:?}");
-    let second = client.send(&endpoint, &event).await.unwrap();
+    let second = client.send(&endpoint, &Message::single(&event)).await.unwrap();
     assert_eq!((second.answer.status, second.reused, second.timings.connect), (Some(200), true, Duration::ZERO));
     assert!(second.timings.wait >= THINKING, "{second:?}");
-    let other = client.send(&endpoint, &outbound_event(OrgId::generate())).await.unwrap();
+    let other = client.send(&endpoint, &Message::single(&outbound_event(OrgId::generate()))).await.unwrap();
     assert!(!other.reused, "a connection of another organization");
     assert_eq!(server.accepted(), 2);
 }
@@ -123,7 +124,7 @@ async fn a_time_out_has_the_parts_until_then() {
     let client = WebhookClient::new(Arc::new(with_loopback()), &[]).unwrap();
     let mut endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     endpoint.timeout = Duration::from_secs(1);
-    let result = client.send(&endpoint, &outbound_event(OrgId::generate())).await.unwrap();
+    let result = client.send(&endpoint, &Message::single(&outbound_event(OrgId::generate()))).await.unwrap();
     assert_eq!(result.error.as_deref(), Some("no response within 1 s"));
     assert!(result.timings.wait > Duration::from_millis(700) && result.remote.is_some(), "{result:?}");
 }
@@ -153,8 +154,10 @@ async fn what_the_policy_refuses_opens_no_connection() {
         (&https_only, "127.0.0.1", Refusal::PlainHttp),
     ] {
         let client = WebhookClient::new(Arc::new(policy.clone()), &[]).unwrap();
-        let result =
-            client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &outbound_event(org_id)).await.unwrap();
+        let result = client
+            .send(&endpoint(&format!("http://{host}:{}/", server.port)), &Message::single(&outbound_event(org_id)))
+            .await
+            .unwrap();
         assert_eq!(result.error, Some(refusal.to_string()), "{host}");
         assert_eq!(result.remote, None, "{host}");
     }
@@ -162,7 +165,7 @@ async fn what_the_policy_refuses_opens_no_connection() {
     let client = WebhookClient::new(Arc::new(of_another), &[]).unwrap();
     let endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     assert!(
-        client.send(&endpoint, &outbound_event(other)).await.unwrap().remote.is_some(),
+        client.send(&endpoint, &Message::single(&outbound_event(other))).await.unwrap().remote.is_some(),
         "the organization that may"
     );
     assert_eq!(server.accepted(), 1);

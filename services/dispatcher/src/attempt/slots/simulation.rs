@@ -13,7 +13,9 @@ use schemas::ids::{EndpointId, OrgId};
 use super::endpoint::{Observed, Refusal};
 use super::lanes::{Pool, PoolSizes};
 use super::table::{Asking, SlotTable};
+use crate::batch::gather::Room;
 use crate::log::fair_queues::FairQueues;
+use crate::log::queues::Queued;
 
 const SIZES: PoolSizes = PoolSizes { first_attempts: 1000, retries: 500 };
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +67,8 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
         let Some(now) = [arrival, end].into_iter().flatten().min() else { return result };
         while arrivals.get(next).is_some_and(|arrival| arrival.at <= now) {
             let endpoint = endpoints[arrivals[next].endpoint];
-            if queues.push(endpoint.org_id, endpoint.id, next as u64) {
+            let queued = Queued { ticket: next as u64, bytes: 0, since: start };
+            if queues.push(endpoint.org_id, endpoint.id, queued) {
                 waiting.push_back(next);
             }
             next += 1;
@@ -93,17 +96,17 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
                 result.spilled += usize::from(!endpoint.hangs);
             }
         }
-        let mut slot = |id: EndpointId| {
+        let mut grant = |id: EndpointId, _| {
             let endpoint = endpoints[index[&id]];
             let (pool, org_id, max_in_flight) = (Pool::FirstAttempts, endpoint.org_id, MAX_IN_FLIGHT);
             match table.take(Asking { pool, org_id, endpoint_id: id, max_in_flight, rate_limit: None }, start + now) {
-                Ok(number) => Some(Some((index[&id], number))),
-                Err(Refusal::CircuitOpen(_) | Refusal::Stopped(_)) => Some(None),
+                Ok(number) => Some((Some((index[&id], number)), Room::ONE)),
+                Err(Refusal::CircuitOpen(_) | Refusal::Stopped(_)) => Some((None, Room::ONE)),
                 Err(Refusal::Full | Refusal::RateLimited(_)) => None,
             }
         };
-        while let Some((ticket, granted)) = queues.next(&mut slot) {
-            let ticket = ticket as usize;
+        while let Some((tickets, granted)) = queues.next(&mut grant) {
+            let ticket = tickets[0] as usize;
             started[ticket] = true;
             let Some((endpoint, number)) = granted else { continue };
             if endpoints[endpoint].hangs {

@@ -46,8 +46,12 @@ impl Harness {
     }
 
     fn start(&mut self) -> (u64, Delivery) {
-        let (ticket, delivery, ()) = self.tracker.start(|_| Some(())).unwrap();
-        (ticket, delivery)
+        self.start_next().unwrap()
+    }
+
+    fn start_next(&mut self) -> Option<(u64, Delivery)> {
+        let (mut started, ()) = self.tracker.start(|_, _| Some(((), Room::ONE)))?;
+        started.pop()
     }
 
     /// Spills everything that was read up to second `at`.
@@ -120,8 +124,11 @@ fn a_failed_attempt_is_scheduled_with_its_position() {
     let (event, _) = harness.enter(0, &[0], false, 0);
     let (ticket, delivery) = harness.start();
     assert_eq!(delivery, Delivery::new(harness.endpoints[0], event));
-    harness.tracker.attempt_finished(ticket, AttemptOutcome::Retry { after: Duration::from_secs(30) });
-    let waits_for = WaitsFor::Attempt { attempts: 1, due_after: Duration::from_secs(30), lease: None };
+    harness
+        .tracker
+        .attempt_finished(ticket, AttemptOutcome::Retry { after: Duration::from_secs(30), batch_limit: Some(7) });
+    let waits_for =
+        WaitsFor::Attempt { attempts: 1, due_after: Duration::from_secs(30), lease: None, batch_limit: Some(7) };
     assert_eq!(harness.commit(), (vec![NewRow { delivery, waits_for }], vec![], Some(1)));
 }
 
@@ -166,7 +173,8 @@ fn an_attempt_in_flight_is_spilled_under_a_lease() {
     harness.spill_old(0);
     let (rows, outcomes, moved) = harness.commit();
     let lease = rows[0].lease().unwrap();
-    let waits_for = WaitsFor::Attempt { attempts: 0, due_after: Duration::from_secs(55), lease: Some(lease) };
+    let due_after = Duration::from_secs(55);
+    let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: Some(lease), batch_limit: None };
     assert_eq!(rows, [NewRow { delivery: delivery.clone(), waits_for }]);
     assert_eq!((outcomes, moved), (vec![], Some(1)));
     harness.tracker.attempt_finished(hanging, AttemptOutcome::Delivered);
@@ -184,7 +192,7 @@ fn old_and_overflowing_deliveries_are_spilled_due_now() {
     harness.spill_old(0);
     let (rows, _, moved) = harness.commit();
     assert_eq!((rows.len(), rows[0].delivery.event.offset, moved), (1, 0, Some(2)));
-    assert!(harness.tracker.start(|_| Some(())).is_none());
+    assert!(harness.start_next().is_none());
 }
 
 #[test]
@@ -193,7 +201,7 @@ fn a_duplicate_is_dropped_and_a_late_decision_ignored() {
     let (_, original) = harness.enter(0, &[0], true, 0);
     let (_, duplicate) = harness.enter(1, &[0], true, 0);
     let (_, open) = harness.enter(2, &[0], true, 0);
-    assert!(harness.tracker.start(|_| Some(())).is_none());
+    assert!(harness.start_next().is_none());
     harness.tracker.apply_decision(original[0].ticket, true);
     harness.tracker.apply_decision(duplicate[0].ticket, false);
     let (ticket, delivery) = harness.start();
@@ -204,7 +212,7 @@ fn a_duplicate_is_dropped_and_a_late_decision_ignored() {
     assert_eq!((rows.len(), rows[0].waits_for, rows[0].delivery.event.offset, moved), (1, WaitsFor::Dedup, 2, Some(3)));
     // The decision comes too late: the delivery is in the schedule now.
     harness.tracker.apply_decision(open[0].ticket, true);
-    assert!(harness.tracker.start(|_| Some(())).is_none());
+    assert!(harness.start_next().is_none());
 }
 
 #[test]
@@ -219,7 +227,7 @@ fn a_scheduled_delivery_is_not_started_again() {
         .tracker
         .track(ReadRecord { partition: 0, offset: 0, timestamp_ms: Some(0), matched: Some(matched) }, harness.started);
     assert_eq!(harness.start().1.endpoint_id, harness.endpoints[1]);
-    assert!(harness.tracker.start(|_| Some(())).is_none());
+    assert!(harness.start_next().is_none());
 }
 
 #[test]
@@ -251,8 +259,8 @@ fn nothing_of_an_earlier_assignment_is_committed() {
     harness.enter(1, &[1], false, 0);
     let (in_flight, _) = harness.start();
     harness.tracker.assign(&claim(2, 0), PartitionHistory::default());
-    harness.tracker.attempt_finished(in_flight, AttemptOutcome::Retry { after: Duration::ZERO });
-    assert!(!harness.tracker.has_progress() && harness.tracker.start(|_| Some(())).is_none());
+    harness.tracker.attempt_finished(in_flight, AttemptOutcome::Retry { after: Duration::ZERO, batch_limit: None });
+    assert!(!harness.tracker.has_progress() && harness.start_next().is_none());
     harness.tracker.drop_lane(0);
     assert!(harness.enter(0, &[0], false, 0).1.is_empty() && harness.tracker.queue_depth() == 0);
 }

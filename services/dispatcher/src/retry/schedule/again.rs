@@ -212,7 +212,7 @@ pub(super) async fn insert_rounds(
              SET state = 'pending', attempts = greatest(s.attempts, EXCLUDED.attempts),
                  attempts_before = greatest(s.attempts, EXCLUDED.attempts),
                  round = greatest(s.round + 1, EXCLUDED.round), due_at = now(), created_at = now(),
-                 finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL
+                 finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL, batch_limit = NULL
              WHERE s.finished_at IS NOT NULL AND (NOT $3 OR s.round < EXCLUDED.round)
          RETURNING event_id, endpoint_id, log_partition, log_epoch, log_offset",
     )

@@ -122,6 +122,39 @@ async fn claim_without_lane(connection: &mut PgConnection, wanted: &[Wanted]) ->
         .await
 }
 
+/// A row of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chosen {
+    pub delivery: DeliveryId,
+    pub lease: Duration,
+}
+
+const CLAIM_CHOSEN: &str = update_claimed!(
+    "SELECT picked.delivery_id, chosen.lease_seconds
+     FROM UNNEST($1::uuid[], $2::double precision[]) AS chosen (delivery_id, lease_seconds)
+     CROSS JOIN LATERAL (
+         SELECT d.delivery_id FROM delivery_schedule d
+         WHERE d.delivery_id = chosen.delivery_id AND d.state = 'pending' AND d.refusal IS NULL AND d.due_at <= now()
+         FOR UPDATE SKIP LOCKED
+     ) AS picked"
+);
+
+/// Claims those of the chosen rows that are still due. The queues of their endpoints are locked.
+pub(crate) async fn claim_chosen(
+    connection: &mut PgConnection,
+    chosen: &[Chosen],
+) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+    if chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(CLAIM_CHOSEN)
+        .persistent(false)
+        .bind(chosen.iter().map(|one| one.delivery.as_uuid()).collect::<Vec<_>>())
+        .bind(chosen.iter().map(|one| one.lease.as_secs_f64()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
+}
+
 /// Claims refused rows, of any endpoint.
 pub(crate) async fn claim_refused(
     pool: &PgPool,

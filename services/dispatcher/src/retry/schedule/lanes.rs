@@ -76,7 +76,7 @@ struct LockedLane {
 ///
 /// Each step is a statement of its own: it sees what was committed before the lanes were locked. What commits later
 /// makes the lane due again.
-pub(super) async fn claim_first(
+pub(crate) async fn claim_first(
     connection: &mut PgConnection,
     wanted: &[Wanted],
 ) -> Result<Vec<ClaimedRow>, sqlx::Error> {

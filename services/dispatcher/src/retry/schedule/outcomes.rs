@@ -38,9 +38,10 @@ pub(crate) async fn write_outcomes(
         "UPDATE delivery_schedule AS s
          SET state = t.state, attempts = t.attempts, lease_id = NULL,
              due_at = COALESCE(now() + make_interval(secs => t.due_after), s.due_at),
-             finished_at = CASE WHEN t.due_after IS NULL THEN now() END
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[])
-              AS t (delivery_id, lease_id, state, attempts, due_after)
+             finished_at = CASE WHEN t.due_after IS NULL THEN now() END,
+             batch_limit = COALESCE(t.batch_limit, s.batch_limit)
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[], $6::integer[])
+              AS t (delivery_id, lease_id, state, attempts, due_after, batch_limit)
          WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
          RETURNING s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, t.due_after,
                    CASE WHEN t.state = 'delivered'
@@ -55,6 +56,7 @@ pub(crate) async fn write_outcomes(
     .bind(sorted.iter().map(|outcome| outcome.update.state.as_str()).collect::<Vec<_>>())
     .bind(sorted.iter().map(|outcome| signed(outcome.update.attempts)).collect::<Vec<_>>())
     .bind(sorted.iter().map(due_after).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|outcome| outcome.update.batch_limit.map(signed)).collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
     let mut change = UsageChange::default();

@@ -36,6 +36,8 @@ pub(crate) enum WaitsFor {
         due_after: Duration,
         /// Set while an attempt is in flight.
         lease: Option<Uuid>,
+        /// The most events that may share its request; `None`: as many as the endpoint says.
+        batch_limit: Option<u32>,
     },
 }
 
@@ -114,9 +116,10 @@ async fn insert_rows(
              SELECT t.*, row_number() OVER (PARTITION BY t.org_id) AS nth
              FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
                          $8::integer[], $9::integer[], $10::bigint[], $11::integer[], $12::double precision[],
-                         $13::uuid[], $14::integer[], $15::integer[], $20::uuid[])
+                         $13::uuid[], $14::integer[], $15::integer[], $20::uuid[], $21::integer[])
                   AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
-                        log_partition, log_offset, attempts, due_after, lease_id, hops, endpoints_matched, lane)
+                        log_partition, log_offset, attempts, due_after, lease_id, hops, endpoints_matched, lane,
+                        batch_limit)
          ), judged AS (
              SELECT r.*, CASE WHEN r.lease_id IS NOT NULL OR r.due_after IS NULL THEN NULL
                               WHEN u.open_rows + r.nth > $16 THEN $18
@@ -125,11 +128,11 @@ async fn insert_rows(
          ), scheduled AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id,
-                                            refusal, lane)
+                                            refusal, lane, batch_limit)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
                     log_offset, 'pending', attempts,
                     CASE WHEN refusal IS NULL THEN now() + make_interval(secs => due_after) ELSE now() END, lease_id,
-                    refusal, lane
+                    refusal, lane, batch_limit
              FROM judged WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
              RETURNING delivery_id, org_id, refusal IS NOT NULL AS is_refused
@@ -165,6 +168,7 @@ async fn insert_rows(
     .bind(TOO_MANY_OPEN)
     .bind(TOO_MANY_BYTES)
     .bind(columns.lanes)
+    .bind(columns.batch_limits)
     .fetch_all(connection)
     .await?;
     let row = |(delivery_id, org_id, is_refused)| InsertedRow {
@@ -195,6 +199,7 @@ struct Columns<'a> {
     hops: Vec<i32>,
     endpoints_matched: Vec<Option<i32>>,
     lanes: Vec<Option<Uuid>>,
+    batch_limits: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
@@ -214,10 +219,13 @@ impl<'a> Columns<'a> {
             columns.log_epochs.push(event.log_epoch);
             columns.partitions.push(event.partition);
             columns.offsets.push(event.offset);
-            let (attempts, due_after, lease) = match *waits_for {
-                WaitsFor::Dedup => (0, None, None),
-                WaitsFor::Attempt { attempts, due_after, lease } => (attempts, Some(due_after.as_secs_f64()), lease),
+            let (attempts, due_after, lease, batch_limit) = match *waits_for {
+                WaitsFor::Dedup => (0, None, None, None),
+                WaitsFor::Attempt { attempts, due_after, lease, batch_limit } => {
+                    (attempts, Some(due_after.as_secs_f64()), lease, batch_limit)
+                }
             };
+            columns.batch_limits.push(batch_limit.map(signed));
             columns.attempts.push(signed(attempts));
             columns.due_after.push(due_after);
             columns.leases.push(lease);

@@ -14,12 +14,13 @@ use sqlx::postgres::PgPool;
 use testkit::setup;
 
 use super::*;
+use crate::attempt::body::size_in_batch;
 use crate::delivery::tests::outbound_event;
-use crate::delivery::{Delivery, OutboundEvent};
+use crate::delivery::{Delivery, OutboundEvent, TEST_PARTITION};
 
 const TOPIC: &str = "triggers.events.v1";
 const LIMITS: OpenLimits = OpenLimits { rows: 1_000_000, bytes: 1_000_000 };
-const DUE: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
+const DUE: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None, batch_limit: None };
 
 /// A database whose statistics were taken when each table had one row. Plans are made once.
 async fn database() -> (TestDatabase, PgPool) {
@@ -107,6 +108,38 @@ async fn a_sweep_deletes_at_most_one_batch() {
     execute(&pool, finish).await;
     assert!(sweep(&pool, "dispatcher", TOPIC).await.unwrap());
     assert_eq!(count(&pool, "delivery_schedule").await, 500);
+}
+
+#[tokio::test]
+async fn candidates_have_their_size_and_limit() {
+    let (_database, pool) = database().await;
+    let (org_id, endpoint) = (OrgId::generate(), EndpointId::generate());
+    let row = |offset, partition, batch_limit| {
+        let (payload, traceparent) = (format!("\"\u{e4}{}\"", "x".repeat(5000)), Some("00-trace".to_owned()));
+        let event_type = "order.\u{e9}".to_owned();
+        let event = OutboundEvent { offset, partition, payload, traceparent, event_type, ..outbound_event(org_id) };
+        let waits_for = WaitsFor::Attempt { attempts: 1, due_after: Duration::ZERO, lease: None, batch_limit };
+        NewRow { delivery: Delivery::new(endpoint, Arc::new(event)), waits_for }
+    };
+    let rows = [row(0, 0, None), row(1, 0, Some(50)), row(2, TEST_PARTITION, None)];
+    let mut connection = pool.acquire().await.unwrap();
+    insert(&mut connection, &rows, LIMITS).await.unwrap();
+    execute(&pool, "UPDATE delivery_schedule SET due_at = due_at - make_interval(secs => 10 - log_offset)").await;
+    let mut found = candidates(&mut connection, &[(endpoint, 10), (EndpointId::generate(), 10)]).await.unwrap();
+    let due = found.remove(&endpoint).unwrap();
+    assert!(found.is_empty());
+    let expected: Vec<_> = rows.iter().map(|row| (row.delivery.id, size_in_batch(&row.delivery.event))).collect();
+    assert_eq!(due.iter().map(|row| (row.id, row.bytes)).collect::<Vec<_>>(), expected);
+    assert_eq!(due.iter().map(|row| row.limit).collect::<Vec<_>>(), [None, Some(50), Some(1)], "a test goes alone");
+    let first = candidates(&mut connection, &[(endpoint, 1)]).await.unwrap();
+    assert_eq!(first[&endpoint], due[..1]);
+
+    // A chosen row that somebody else has claimed meanwhile is not claimed again.
+    let lease = Duration::from_secs(30);
+    let chosen: Vec<Chosen> = due[..2].iter().map(|row| Chosen { delivery: row.id, lease }).collect();
+    assert_eq!(claim_chosen(&mut connection, &chosen[..1]).await.unwrap().len(), 1);
+    let claimed = claim_chosen(&mut connection, &chosen).await.unwrap();
+    assert_eq!(claimed.iter().map(|row| row.delivery.id).collect::<Vec<_>>(), [due[1].id]);
 }
 
 mod lanes;

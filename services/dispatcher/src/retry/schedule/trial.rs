@@ -46,7 +46,7 @@ pub(crate) async fn schedule_test(
     };
     let delivery = Delivery::new(endpoint, Arc::new(event));
     let id = delivery.id;
-    let waits_for = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
+    let waits_for = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None, batch_limit: None };
     spill::insert(connection, &[NewRow { delivery, waits_for }], limits).await?;
     Ok(Ok(id))
 }

@@ -4,23 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::budget::Permit;
 use schemas::ids::{EndpointId, OrgId};
 use schemas::records::DeliveryOutcome;
 use tracing::warn;
 
-use crate::attempt::attempter;
+use crate::attempt::attempter::{self, Attempt};
 use crate::attempt::slots::{Grant, Pool, Slot};
 use crate::delivery::{AttemptOutcome, RowState, RowUpdate};
 use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
-use crate::retry::schedule::{self, ClaimedRow, NextDue, Wanted};
+use crate::retry::schedule::{self, Chosen, ClaimedRow, NextDue, Wanted};
 use crate::retry::turns;
 
+use super::batches::{MAX_BATCHED_ENDPOINTS, MAX_BATCHES_PER_ENDPOINT, PlannedBatch};
 use super::{LeasedRow, RetryWorker};
 
 /// Rows of one endpoint that one poll claims at most.
 const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
 /// How long rows wait that cannot be attempted yet.
-const POSTPONED: Duration = Duration::from_secs(1);
+pub(super) const POSTPONED: Duration = Duration::from_secs(1);
 /// How long rows wait at least that were refused by the rate limit of their endpoint.
 const RATE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the rows of an endpoint wait that is enabled and cannot be used.
@@ -30,16 +32,18 @@ const REPORT_LEASE: Duration = Duration::from_secs(60);
 
 /// What one poll does with the queues that it has locked.
 #[derive(Default)]
-struct ClaimPlan {
+pub(super) struct ClaimPlan {
     wanted: Vec<Wanted>,
-    slots: HashMap<EndpointId, Vec<Slot>>,
+    pub(super) slots: HashMap<EndpointId, Vec<Slot>>,
+    /// Endpoints with batched delivery, with a slot for each request.
+    pub(super) batched: Vec<(Arc<Endpoint>, Vec<Slot>)>,
     /// When the queues are due next, without those that are held.
     next_due: HashMap<EndpointId, NextDue>,
     withheld: Vec<EndpointId>,
 }
 
 impl ClaimPlan {
-    fn postpone(&mut self, endpoint: EndpointId, after: Duration) {
+    pub(super) fn postpone(&mut self, endpoint: EndpointId, after: Duration) {
         self.next_due.insert(endpoint, NextDue::NotBefore(after));
     }
 
@@ -63,7 +67,11 @@ impl RetryWorker {
         for held in schedule::hold(&mut transaction, &plan.withheld).await? {
             plan.next_due.remove(&held);
         }
-        let claimed = schedule::claim(&mut transaction, &plan.wanted, self.first_turn.is_multiple_of(2)).await?;
+        let (batches, mut claimed) = self.plan_batches(&mut transaction, &mut plan).await?;
+        let chosen: Vec<Chosen> = batches.iter().flat_map(PlannedBatch::chosen).collect();
+        claimed.extend(schedule::claim_chosen(&mut transaction, &chosen).await?);
+        let lanes_first = self.first_turn.is_multiple_of(2);
+        claimed.extend(schedule::claim(&mut transaction, &plan.wanted, lanes_first).await?);
         for wanted in plan.wanted.iter().filter(|wanted| wanted.before_due) {
             let count = claimed.iter().filter(|row| row.delivery.endpoint_id == wanted.endpoint).count();
             if count == wanted.max_rows {
@@ -72,7 +80,7 @@ impl RetryWorker {
         }
         schedule::reset(&mut transaction, &plan.next_due.into_iter().collect::<Vec<_>>()).await?;
         transaction.commit().await?;
-        self.start_attempts(claimed, plan.slots).await;
+        self.start_attempts(claimed, plan.slots, batches).await;
         Ok(())
     }
 
@@ -83,7 +91,16 @@ impl RetryWorker {
         let mut unsent = self.room_without_slot();
         for id in turns::in_turn(locked.into_iter().map(|(id, org_id)| (org_id, id)), self.first_turn) {
             match snapshot.state(id) {
+                EndpointState::Enabled(endpoint)
+                    if endpoint.batch.is_some() && plan.batched.len() == MAX_BATCHED_ENDPOINTS =>
+                {
+                    plan.postpone(id, Duration::ZERO);
+                }
                 EndpointState::Enabled(endpoint) => match self.take_slots(endpoint) {
+                    Ok(granted) if endpoint.batch.is_some() => {
+                        plan.postpone(id, Duration::ZERO);
+                        plan.batched.push((endpoint.clone(), granted));
+                    }
                     Ok(granted) => {
                         let (max_rows, lease) = (granted.len(), attempter::lease(endpoint.timeout));
                         plan.claim(Wanted { endpoint: id, max_rows, lease, before_due: false });
@@ -135,8 +152,9 @@ impl RetryWorker {
     /// There is none.
     fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, NoSlot> {
         let now = std::time::Instant::now();
+        let most = if endpoint.batch.is_some() { MAX_BATCHES_PER_ENDPOINT } else { MAX_CLAIMS_PER_ENDPOINT };
         let mut granted = Vec::new();
-        while granted.len() < MAX_CLAIMS_PER_ENDPOINT {
+        while granted.len() < most {
             match self.dependencies.slots.take(Pool::Retries, endpoint, now) {
                 Grant::Slot(slot) => granted.push(slot),
                 Grant::Busy if granted.is_empty() => return Err(NoSlot::Taken(POSTPONED)),
@@ -152,7 +170,12 @@ impl RetryWorker {
     }
 
     /// Reads the endpoints once more: they may have been deleted before the rows were claimed.
-    async fn start_attempts(&mut self, claimed: Vec<ClaimedRow>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
+    async fn start_attempts(
+        &mut self,
+        claimed: Vec<ClaimedRow>,
+        mut slots: HashMap<EndpointId, Vec<Slot>>,
+        batches: Vec<PlannedBatch>,
+    ) {
         let snapshot = match self.dependencies.endpoint_cache.current().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -161,7 +184,7 @@ impl RetryWorker {
                 return;
             }
         };
-        for row in claimed {
+        for row in self.start_batches(claimed, batches, &snapshot) {
             let slot = slots.get_mut(&row.delivery.endpoint_id).and_then(Vec::pop);
             match (action(&row, &snapshot), slot) {
                 (RowAction::End(state, reason), _) => self.end(row, state, reason),
@@ -172,14 +195,31 @@ impl RetryWorker {
     }
 
     fn attempt(&mut self, row: ClaimedRow, endpoint: Arc<Endpoint>, slot: Slot) {
-        let (attempter, attempt) = (self.dependencies.attempter.clone(), row.attempts + 1);
         let leased = LeasedRow::of(&row);
-        let task = async move { attempter.attempt(&endpoint, &row.delivery, attempt, slot).await.row_update(attempt) };
+        let attempts = vec![Attempt { number: row.attempts + 1, delivery: row.delivery }];
+        self.spawn_attempts(endpoint, attempts, vec![leased], slot, None);
+    }
+
+    /// Makes an attempt of these rows in one request. `permit`: of a batch.
+    pub(super) fn spawn_attempts(
+        &mut self,
+        endpoint: Arc<Endpoint>,
+        attempts: Vec<Attempt>,
+        leased: Vec<LeasedRow>,
+        slot: Slot,
+        permit: Option<Permit>,
+    ) {
+        let attempter = self.dependencies.attempter.clone();
+        let task = async move {
+            let outcomes = attempter.attempt(&endpoint, &attempts, slot).await;
+            drop(permit);
+            outcomes.into_iter().zip(&attempts).map(|(outcome, attempt)| outcome.row_update(attempt.number)).collect()
+        };
         self.leases.insert(self.attempts.spawn(task).id(), leased);
     }
 
     /// Ends a delivery without another attempt: reports it, and finishes its row.
-    fn end(&mut self, row: ClaimedRow, state: RowState, reason: String) {
+    pub(super) fn end(&mut self, row: ClaimedRow, state: RowState, reason: String) {
         let (attempter, attempts) = (self.dependencies.attempter.clone(), row.attempts);
         let outcome = match state {
             RowState::Cancelled => DeliveryOutcome::Cancelled,
@@ -187,20 +227,20 @@ impl RetryWorker {
         };
         let leased = LeasedRow::of(&row);
         let task = async move {
-            if attempter.end(&row.delivery, attempts, outcome, reason).await {
+            vec![if attempter.end(&row.delivery, attempts, outcome, reason).await {
                 RowUpdate::finished(state, attempts)
             } else {
                 AttemptOutcome::Unreported.row_update(attempts + 1)
-            }
+            }]
         };
         let id = self.attempts.spawn(task).id();
         self.without_slot.insert(id);
-        self.leases.insert(id, leased);
+        self.leases.insert(id, vec![leased]);
     }
 }
 
 impl LeasedRow {
-    fn of(row: &ClaimedRow) -> Self {
+    pub(super) fn of(row: &ClaimedRow) -> Self {
         let (delivery_id, org_id) = (row.delivery.id, row.delivery.event.org_id);
         Self { delivery_id, org_id, lease: row.lease, attempts: row.attempts }
     }
@@ -213,14 +253,14 @@ enum NoSlot {
     RateLimited(Duration),
 }
 
-enum RowAction<'a> {
+pub(super) enum RowAction<'a> {
     Attempt(&'a Arc<Endpoint>),
     /// The endpoint was disabled after the row was claimed, or cannot be used.
     Wait,
     End(RowState, String),
 }
 
-fn action<'a>(row: &ClaimedRow, snapshot: &'a Snapshot) -> RowAction<'a> {
+pub(super) fn action<'a>(row: &ClaimedRow, snapshot: &'a Snapshot) -> RowAction<'a> {
     let cancel = |reason: &str| RowAction::End(RowState::Cancelled, reason.to_owned());
     match snapshot.state(row.delivery.endpoint_id) {
         EndpointState::Gone => cancel("the endpoint was deleted"),

@@ -51,10 +51,10 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[AttemptRow<'_>])
     let insert = sqlx::query(
         "INSERT INTO delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code,
                                         error, response_excerpt, appended_at, connect_us, send_us, wait_us,
-                                        remote_address)
+                                        remote_address, batch_id)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
                               $7::integer[], $8::text[], $9::text[], $10::timestamptz[], $11::bigint[], $12::bigint[],
-                              $13::bigint[], $14::text[])
+                              $13::bigint[], $14::text[], $15::uuid[])
          ON CONFLICT DO NOTHING",
     );
     let inserted = bind_attempts(insert, &rows).execute(&mut *connection).await?.rows_affected();
@@ -68,13 +68,14 @@ async fn keep_first_reports(connection: &mut PgConnection, rows: &[&AttemptRow<'
         "UPDATE delivery_attempts a
          SET started_at = t.started_at, latency_ms = t.latency_ms, status_code = t.status_code, error = t.error,
              response_excerpt = t.response_excerpt, appended_at = t.appended_at, connect_us = t.connect_us,
-             send_us = t.send_us, wait_us = t.wait_us, remote_address = t.remote_address
+             send_us = t.send_us, wait_us = t.wait_us, remote_address = t.remote_address,
+             batch_id = t.batch_id
          FROM (SELECT DISTINCT ON (org_id, delivery_id, attempt, outcome, starts_at) t.*, p.starts_at, p.ends_at
                FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
                            $7::integer[], $8::text[], $9::text[], $10::timestamptz[], $11::bigint[], $12::bigint[],
-                           $13::bigint[], $14::text[])
+                           $13::bigint[], $14::text[], $15::uuid[])
                     AS t (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error,
-                          response_excerpt, appended_at, connect_us, send_us, wait_us, remote_address)
+                          response_excerpt, appended_at, connect_us, send_us, wait_us, remote_address, batch_id)
                JOIN time_partitions p ON t.appended_at >= p.starts_at AND t.appended_at < p.ends_at
                ORDER BY org_id, delivery_id, attempt, outcome, starts_at, t.appended_at, t.started_at) t
          WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id AND a.attempt = t.attempt
@@ -104,6 +105,7 @@ fn bind_attempts<'q>(
         .bind(column(rows, |row| row.attempt.send_us))
         .bind(column(rows, |row| row.attempt.wait_us))
         .bind(column(rows, |row| row.attempt.remote_address.as_deref()))
+        .bind(column(rows, |row| row.attempt.batch_id.map(|batch| batch.as_uuid())))
 }
 
 /// Rank of a report of a delivery, stored with it. The highest rank wins; among equals the highest attempt; among

@@ -6,10 +6,22 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Track { endpoints: Vec<usize>, may_be_duplicate: bool },
-    Start,
-    Finish { index: usize, outcome: usize },
-    Decide { index: usize, deliver: bool },
+    Track {
+        endpoints: Vec<usize>,
+        may_be_duplicate: bool,
+    },
+    /// In one request.
+    Start {
+        events: usize,
+    },
+    Finish {
+        index: usize,
+        outcome: usize,
+    },
+    Decide {
+        index: usize,
+        deliver: bool,
+    },
     SpillOld,
     Commit,
 }
@@ -18,7 +30,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (prop::sample::subsequence(vec![0, 1, 2], 0..=3), any::<bool>())
             .prop_map(|(endpoints, may_be_duplicate)| Step::Track { endpoints, may_be_duplicate }),
-        3 => Just(Step::Start),
+        3 => (1_usize..4).prop_map(|events| Step::Start { events }),
         3 => (0_usize..8, 0_usize..4).prop_map(|(index, outcome)| Step::Finish { index, outcome }),
         2 => (0_usize..8, any::<bool>()).prop_map(|(index, deliver)| Step::Decide { index, deliver }),
         1 => Just(Step::SpillOld),
@@ -38,7 +50,7 @@ proptest! {
         let outcomes = [
             AttemptOutcome::Delivered,
             AttemptOutcome::Failed,
-            AttemptOutcome::Retry { after: Duration::ZERO },
+            AttemptOutcome::Retry { after: Duration::ZERO, batch_limit: None },
             AttemptOutcome::Unreported,
         ];
         let (mut offset, mut second) = (0, 0);
@@ -57,8 +69,11 @@ proptest! {
                     undecided.extend(open.iter().map(|one| one.ticket).zip(ids));
                     offset += 1;
                 }
-                Step::Start => {
-                    if let Some((ticket, delivery, ())) = harness.tracker.start(|_| Some(())) {
+                Step::Start { events } => {
+                    let room = Room { events, bytes: usize::MAX };
+                    let started = harness.tracker.start(|_, _| Some(((), room))).map(|(started, ())| started);
+                    prop_assert!(started.as_ref().is_none_or(|started| (1..=events).contains(&started.len())));
+                    for (ticket, delivery) in started.unwrap_or_default() {
                         prop_assert!(!scheduled.contains(&delivery.id) && !done.contains(&delivery.id));
                         in_flight.push((ticket, delivery.id));
                     }
