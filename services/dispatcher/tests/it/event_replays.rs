@@ -172,6 +172,8 @@ async fn missing_events_are_sent_once_across_a_crash() {
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM replay_log_ends").fetch_one(&system.pool).await.unwrap();
     assert_eq!(left, 0);
     // A second replay finds nothing: the rows say that nothing is missing, though the view shows no report.
+    let are_delivered = |rows: &[(String, i32, bool)]| rows.iter().all(|(state, ..)| state == "delivered");
+    system.wait_for_schedule("each attempt is reported", are_delivered).await;
     pass_topic(&system, &system.kafka.topics.deliveries).await;
     let again = finished(&system, &start(&system, endpoint, json!({})).await).await;
     assert_eq!(again["matched"], 0, "{again}");
@@ -304,7 +306,10 @@ async fn a_row_stays_for_a_replay_until_its_end_is_shown() {
     let with_rows = async || -> Vec<Uuid> {
         sqlx::query_scalar("SELECT endpoint_id FROM delivery_schedule").fetch_all(&system.pool).await.unwrap()
     };
+    // The view never reads this event, so the replay waits.
+    system.publish(&system.event("c")).await;
     let id = start(&system, endpoint, json!({})).await;
+    wait_for_stage(&system, "log").await;
     for event_type in ["a", "b"] {
         let event = system.event(event_type);
         let appended = system.publish(&event).await;
