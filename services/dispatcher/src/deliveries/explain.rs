@@ -244,6 +244,7 @@ mod tests {
             disabled_reason: None,
             disabled_at: None,
             is_default: false,
+            batch: None,
             version: 1,
             created_at: datetime!(2026-11-20 9:00 UTC),
             updated_at: datetime!(2026-11-20 9:00 UTC),

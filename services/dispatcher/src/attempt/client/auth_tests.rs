@@ -68,7 +68,7 @@ async fn a_certificate_is_shown_on_connections_of_its_endpoint_only() {
     for _ in 0..3 {
         for (endpoint, error) in [(&one, None), (&none, Some(NOT_ACCEPTED)), (&two, None), (&other, Some(NOT_ACCEPTED))]
         {
-            let result = client.send(endpoint, &outbound_event(org_id)).await.unwrap();
+            let result = client.send(endpoint, &Message::single(&outbound_event(org_id))).await.unwrap();
             assert_eq!(result.error.as_deref(), error, "{}", endpoint.url);
         }
     }
@@ -100,7 +100,7 @@ async fn a_token_is_fetched_only_where_the_policy_allows() {
         let client = WebhookClient::new(Arc::new(policy), &[]).unwrap();
         let auth = credentials(&format!("http://{host}:{port}/token"), "s");
         let endpoint = endpoint(org_id, "https://example.com/", Some(&auth));
-        let result = client.send(&endpoint, &outbound_event(org_id)).await.unwrap();
+        let result = client.send(&endpoint, &Message::single(&outbound_event(org_id))).await.unwrap();
         let wanted = format!("the token endpoint could not be used: {reason}");
         assert_eq!((result.error, result.remote), (Some(wanted), None), "{host}");
     }

@@ -142,7 +142,8 @@ impl Model {
     }
 
     fn start(&mut self) {
-        if let Some((ticket, delivery, ())) = self.tracker.start(|_| Some(())) {
+        let started = self.tracker.start(|_, _| Some(((), Room::ONE)));
+        for (ticket, delivery) in started.into_iter().flat_map(|(started, ())| started) {
             let offset = delivery.event.offset as usize;
             self.check(offset);
             self.in_flight.push((ticket, offset));
@@ -294,7 +295,7 @@ proptest! {
             AttemptOutcome::Delivered,
             AttemptOutcome::Delivered,
             AttemptOutcome::Failed,
-            AttemptOutcome::Retry { after: Duration::ZERO },
+            AttemptOutcome::Retry { after: Duration::ZERO, batch_limit: None },
             AttemptOutcome::Unreported,
         ];
         let mut model = Model::new();
@@ -335,7 +336,7 @@ fn a_failing_event_holds_back_only_its_lane() {
     model.read();
     (0..4).for_each(|_| model.start());
     assert_eq!(model.in_flight.iter().map(|(_, offset)| *offset).collect::<Vec<_>>(), [0, 2]);
-    model.finish(0, AttemptOutcome::Retry { after: Duration::from_secs(30) });
+    model.finish(0, AttemptOutcome::Retry { after: Duration::from_secs(30), batch_limit: None });
     model.finish(0, AttemptOutcome::Delivered);
     (0..4).for_each(|_| model.start());
     assert_eq!(model.in_flight.iter().map(|(_, offset)| *offset).collect::<Vec<_>>(), [3]);

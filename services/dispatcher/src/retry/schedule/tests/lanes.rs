@@ -130,7 +130,7 @@ async fn a_lane_waits_for_an_open_duplicate_decision() {
 #[tokio::test]
 async fn a_lane_goes_on_when_its_schedule_ends() {
     let lanes = Lanes::new().await;
-    let later = WaitsFor::Attempt { attempts: 1, due_after: Duration::from_secs(3600), lease: None };
+    let later = WaitsFor::Attempt { attempts: 1, due_after: Duration::from_secs(3600), lease: None, batch_limit: None };
     lanes.add("a", 0..1, later).await;
     lanes.add("a", 1..2, DUE).await;
     assert!(lanes.claimed_offsets(10).await.is_empty() && !lanes.is_due().await);
