@@ -258,10 +258,22 @@ CREATE TABLE public.endpoints (
     filter json,
     sealed_previous_secret bytea,
     previous_expires_at timestamp with time zone,
+    auth jsonb,
+    compat_signature jsonb,
+    sealed_auth bytea,
+    sealed_compat_signature bytea,
+    rate_limit_per_second integer,
+    disabled_at timestamp with time zone,
+    ordered boolean DEFAULT false NOT NULL,
+    ack_on_success boolean DEFAULT false NOT NULL,
     batch json,
+    CONSTRAINT endpoints_auth_check CHECK (((auth IS NULL) = (sealed_auth IS NULL))),
     CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
+    CONSTRAINT endpoints_check1 CHECK (((disabled_at IS NULL) OR (NOT enabled))),
+    CONSTRAINT endpoints_compat_signature_check CHECK (((compat_signature IS NULL) = (sealed_compat_signature IS NULL))),
     CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
     CONSTRAINT endpoints_previous_secret_check CHECK (((sealed_previous_secret IS NULL) = (previous_expires_at IS NULL))),
+    CONSTRAINT endpoints_rate_limit_per_second_check CHECK (((rate_limit_per_second >= 1) AND (rate_limit_per_second <= 1000))),
     CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
 );
 COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
@@ -408,6 +420,16 @@ COMMENT ON TABLE public.retention_floor IS 'Records accepted before the floor ar
 CREATE VIEW contract.retention_floor AS
  SELECT retention_floor.floor
    FROM public.retention_floor;
+CREATE TABLE public.system_event_key (
+    only_row boolean DEFAULT true NOT NULL,
+    key bytea NOT NULL,
+    CONSTRAINT system_event_key_key_check CHECK ((octet_length(key) = 32)),
+    CONSTRAINT system_event_key_only_row_check CHECK (only_row)
+);
+COMMENT ON TABLE public.system_event_key IS 'The key that signs events of the system on the log, so that no other producer can write one.';
+CREATE VIEW contract.system_event_key AS
+ SELECT system_event_key.key
+   FROM public.system_event_key;
 CREATE TABLE public.api_keys (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -503,7 +525,8 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     accepted_at timestamp with time zone NOT NULL,
     traceparent text,
     hops integer DEFAULT 0 NOT NULL,
-    endpoints_matched integer
+    endpoints_matched integer,
+    lane uuid
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
@@ -539,12 +562,23 @@ CREATE TABLE public.delivery_schedule (
     refusal text,
     round integer DEFAULT 0 NOT NULL,
     attempts_before integer DEFAULT 0 NOT NULL,
+    lane uuid,
     batch_limit integer,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
+CREATE TABLE public.delivery_successes (
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    matched integer NOT NULL,
+    endpoints uuid[] NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.delivery_successes IS 'Which endpoints have accepted an event, in organizations with ack_on_success. A row is written in the transaction that finishes the delivery, and deleted when the event is acknowledged.';
 CREATE TABLE public.delivery_usage (
     org_id uuid NOT NULL,
     open_rows bigint NOT NULL,
@@ -559,6 +593,26 @@ CREATE TABLE public.endpoint_changes (
 )
 WITH (fillfactor='70');
 COMMENT ON TABLE public.endpoint_changes IS 'How often each organization has changed its endpoints in the current hour. The routes refuse more than a bound: every dispatcher reads every change, and changes wait for each other.';
+CREATE TABLE public.endpoint_conditions (
+    endpoint_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    next_free_at timestamp with time zone DEFAULT now() NOT NULL,
+    rate_share double precision DEFAULT 1 NOT NULL,
+    reduced_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    circuit text DEFAULT 'closed'::text NOT NULL,
+    circuit_retry_at timestamp with time zone,
+    stopped_until timestamp with time zone,
+    max_in_flight integer,
+    failing_since timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    writer uuid,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT endpoint_conditions_check CHECK (((last_failed_at IS NULL) = (failing_since IS NULL))),
+    CONSTRAINT endpoint_conditions_circuit_check CHECK ((circuit = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text]))),
+    CONSTRAINT endpoint_conditions_rate_share_check CHECK (((rate_share > (0)::double precision) AND (rate_share <= (1)::double precision)))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.endpoint_conditions IS 'What dispatchers know of endpoints and share: the places on a rate limit, the current rate, the circuit, and since when every attempt fails. A row that says nothing any more is deleted an hour after its last change.';
 CREATE TABLE public.endpoint_queues (
     endpoint_id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -592,6 +646,14 @@ CREATE TABLE public.log_skips (
     CONSTRAINT log_skips_check CHECK ((to_offset > from_offset))
 );
 COMMENT ON TABLE public.log_skips IS 'Ranges that an operator made a consumer skip because nobody could read them. Replay and rebuild skip them too. Rows are never deleted: there are few.';
+CREATE TABLE public.ordered_lanes (
+    endpoint_id uuid NOT NULL,
+    lane uuid NOT NULL,
+    org_id uuid NOT NULL,
+    due_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.ordered_lanes IS 'Lanes with rows in delivery_schedule. Who adds a row of a lane, finishes one or makes one due earlier lowers due_at in the same transaction. Who claims the first row of a lane locks the lane here, and deletes it when the lane has no row.';
 CREATE TABLE public.rate_limit_instances (
     instance uuid NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL
@@ -616,13 +678,23 @@ CREATE TABLE public.rejected (
     message text NOT NULL
 );
 COMMENT ON TABLE public.rejected IS 'Records that became dead letters: when, where and why, never their bytes. A decision: such a record stays rejected when the log is read again. A redrive brings it back as a new record.';
+CREATE TABLE public.replay_log_ends (
+    replay_id uuid NOT NULL,
+    consumer text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    log_end bigint NOT NULL,
+    has_records boolean NOT NULL
+);
+COMMENT ON TABLE public.replay_log_ends IS 'Where the logs ended when a running replay of events started. It schedules nothing before these consumers have reached the ends, and reads the events before the ends only: later ones are matched when they are read from the log.';
 CREATE TABLE public.replays (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
     endpoint_id uuid NOT NULL,
     only_status text NOT NULL,
     created_from timestamp with time zone,
-    created_before timestamp with time zone NOT NULL,
+    created_before timestamp with time zone,
     event_types text[],
     status text DEFAULT 'running'::text NOT NULL,
     matched bigint DEFAULT 0 NOT NULL,
@@ -632,11 +704,21 @@ CREATE TABLE public.replays (
     next_at timestamp with time zone DEFAULT now() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     ended_at timestamp with time zone,
+    from_partition integer,
+    from_offset bigint,
+    stage text DEFAULT 'scheduling'::text NOT NULL,
+    is_held_back boolean DEFAULT false NOT NULL,
+    cursor_log_partition integer,
+    cursor_log_epoch integer,
+    cursor_log_offset bigint,
     CONSTRAINT replays_check CHECK (((status = 'running'::text) = (ended_at IS NULL))),
-    CONSTRAINT replays_only_status_check CHECK ((only_status = 'failed'::text)),
+    CONSTRAINT replays_check1 CHECK (((from_partition IS NULL) = (from_offset IS NULL))),
+    CONSTRAINT replays_check2 CHECK ((((cursor_log_partition IS NULL) = (cursor_log_offset IS NULL)) AND ((cursor_log_partition IS NULL) = (cursor_log_epoch IS NULL)))),
+    CONSTRAINT replays_only_status_check CHECK ((only_status = ANY (ARRAY['failed'::text, 'missing'::text, 'all'::text]))),
+    CONSTRAINT replays_stage_check CHECK ((stage = ANY (ARRAY['starting'::text, 'log'::text, 'reports'::text, 'scheduling'::text]))),
     CONSTRAINT replays_status_check CHECK ((status = ANY (ARRAY['running'::text, 'finished'::text, 'cancelled'::text])))
 );
-COMMENT ON TABLE public.replays IS 'Deliveries of endpoints that are retried in bulk. Any dispatcher schedules the next batch, and moves the cursor in the same transaction.';
+COMMENT ON TABLE public.replays IS 'Deliveries of endpoints that are retried in bulk, and events that are sent to endpoints again or late. Any dispatcher schedules the next batch, and moves the cursor in the same transaction.';
 CREATE TABLE public.retention_gaps (
     org_id uuid NOT NULL,
     log_partition integer NOT NULL,
@@ -645,6 +727,14 @@ CREATE TABLE public.retention_gaps (
     accepted_at timestamp with time zone NOT NULL
 );
 COMMENT ON TABLE public.retention_gaps IS 'The newest dropped event of each organization and partition. A reader whose cursor is before it has missed it.';
+CREATE TABLE public.system_events (
+    event_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    event_type text NOT NULL,
+    payload text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+COMMENT ON TABLE public.system_events IS 'Events of the system that are not on the log yet. A row is added in the transaction of what it reports. Ingest appends the event, and deletes the row when Kafka has it. After a crash in between, the log has the event twice, with one id.';
 CREATE TABLE public.tenancy_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
@@ -688,10 +778,14 @@ ALTER TABLE ONLY public.delivery_events
     ADD CONSTRAINT delivery_events_pkey PRIMARY KEY (log_partition, log_epoch, log_offset);
 ALTER TABLE ONLY public.delivery_schedule
     ADD CONSTRAINT delivery_schedule_pkey PRIMARY KEY (delivery_id);
+ALTER TABLE ONLY public.delivery_successes
+    ADD CONSTRAINT delivery_successes_pkey PRIMARY KEY (org_id, event_id);
 ALTER TABLE ONLY public.delivery_usage
     ADD CONSTRAINT delivery_usage_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.endpoint_changes
     ADD CONSTRAINT endpoint_changes_pkey PRIMARY KEY (org_id);
+ALTER TABLE ONLY public.endpoint_conditions
+    ADD CONSTRAINT endpoint_conditions_pkey PRIMARY KEY (endpoint_id);
 ALTER TABLE ONLY public.endpoint_queues
     ADD CONSTRAINT endpoint_queues_pkey PRIMARY KEY (endpoint_id);
 ALTER TABLE ONLY public.endpoints
@@ -704,6 +798,8 @@ ALTER TABLE ONLY public.event_ids
     ADD CONSTRAINT event_ids_pkey PRIMARY KEY (org_id, event_id);
 ALTER TABLE ONLY public.log_skips
     ADD CONSTRAINT log_skips_pkey PRIMARY KEY (consumer, topic, partition, log_epoch, from_offset);
+ALTER TABLE ONLY public.ordered_lanes
+    ADD CONSTRAINT ordered_lanes_pkey PRIMARY KEY (endpoint_id, lane);
 ALTER TABLE ONLY public.organizations
     ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.rate_limit_instances
@@ -712,12 +808,18 @@ ALTER TABLE ONLY public.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (scope);
 ALTER TABLE ONLY public.rejected
     ADD CONSTRAINT rejected_pkey PRIMARY KEY (log_topic, log_partition, log_epoch, log_offset);
+ALTER TABLE ONLY public.replay_log_ends
+    ADD CONSTRAINT replay_log_ends_pkey PRIMARY KEY (replay_id, consumer, topic, partition);
 ALTER TABLE ONLY public.replays
     ADD CONSTRAINT replays_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.retention_floor
     ADD CONSTRAINT retention_floor_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY public.retention_gaps
     ADD CONSTRAINT retention_gaps_pkey PRIMARY KEY (org_id, log_partition);
+ALTER TABLE ONLY public.system_event_key
+    ADD CONSTRAINT system_event_key_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY public.system_events
+    ADD CONSTRAINT system_events_pkey PRIMARY KEY (event_id);
 ALTER TABLE ONLY public.tenancy_version
     ADD CONSTRAINT tenancy_version_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY view.deliveries
@@ -733,17 +835,25 @@ CREATE INDEX audit_log_number ON public.audit_log USING btree (org_id, by_key, n
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
 CREATE INDEX deliveries_awaiting_dedup_event ON public.deliveries_awaiting_dedup USING btree (org_id, event_id);
+CREATE INDEX deliveries_awaiting_dedup_lane ON public.deliveries_awaiting_dedup USING btree (endpoint_id, lane, log_epoch, log_partition, log_offset) WHERE (lane IS NOT NULL);
 CREATE INDEX delivery_events_org ON public.delivery_events USING btree (org_id);
 CREATE INDEX delivery_schedule_age ON public.delivery_schedule USING btree (created_at, delivery_id) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
-CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
+CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NULL));
 CREATE INDEX delivery_schedule_event ON public.delivery_schedule USING btree (org_id, event_id);
 CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+CREATE INDEX delivery_schedule_lane ON public.delivery_schedule USING btree (endpoint_id, lane, log_epoch, log_partition, log_offset) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NOT NULL));
+CREATE INDEX delivery_schedule_lane_in_flight ON public.delivery_schedule USING btree (endpoint_id, lane, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL) AND (lane IS NOT NULL) AND (lease_id IS NOT NULL));
 CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
 CREATE INDEX delivery_schedule_refused ON public.delivery_schedule USING btree (due_at) WHERE ((state = 'pending'::text) AND (refusal IS NOT NULL));
 CREATE INDEX delivery_schedule_untried ON public.delivery_schedule USING btree (org_id, endpoint_id, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
 CREATE INDEX delivery_schedule_untried_type ON public.delivery_schedule USING btree (org_id, endpoint_id, event_type, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
+CREATE INDEX delivery_successes_age ON public.delivery_successes USING btree (accepted_at);
+CREATE INDEX delivery_successes_complete ON public.delivery_successes USING btree (due_at) WHERE (cardinality(endpoints) >= matched);
+CREATE INDEX endpoint_conditions_org ON public.endpoint_conditions USING btree (org_id);
+CREATE INDEX endpoint_conditions_updated ON public.endpoint_conditions USING btree (updated_at);
 CREATE INDEX endpoint_queues_due ON public.endpoint_queues USING btree (next_due_at) WHERE (next_due_at < 'infinity'::timestamp with time zone);
 CREATE INDEX endpoint_queues_org ON public.endpoint_queues USING btree (org_id);
+CREATE INDEX endpoints_ack_on_success ON public.endpoints USING btree (org_id) WHERE (ack_on_success AND (deleted_at IS NULL));
 CREATE INDEX endpoints_changed ON public.endpoints USING btree (version, id);
 CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
 CREATE INDEX endpoints_deleted ON public.endpoints USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
@@ -752,6 +862,8 @@ CREATE INDEX endpoints_not_erased ON public.endpoints USING btree (org_id) WHERE
 CREATE INDEX endpoints_org ON public.endpoints USING btree (org_id, created_at, id) WHERE (deleted_at IS NULL);
 CREATE INDEX endpoints_previous_secret ON public.endpoints USING btree (previous_expires_at) WHERE (previous_expires_at IS NOT NULL);
 CREATE INDEX event_ids_newest ON public.event_ids USING btree (newest_at);
+CREATE INDEX ordered_lanes_due ON public.ordered_lanes USING btree (endpoint_id, due_at);
+CREATE INDEX ordered_lanes_org ON public.ordered_lanes USING btree (org_id);
 CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHERE (status = 'erasing'::text);
 CREATE INDEX organizations_name ON public.organizations USING btree (name);
 CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);
@@ -760,6 +872,7 @@ CREATE INDEX replays_ended ON public.replays USING btree (ended_at) WHERE (ended
 CREATE INDEX replays_org ON public.replays USING btree (org_id);
 CREATE INDEX replays_running ON public.replays USING btree (next_at) WHERE (status = 'running'::text);
 CREATE UNIQUE INDEX replays_running_endpoint ON public.replays USING btree (endpoint_id) WHERE (status = 'running'::text);
+CREATE INDEX system_events_created ON public.system_events USING btree (created_at);
 CREATE INDEX deliveries_age ON view.deliveries USING btree (last_started_at);
 CREATE INDEX deliveries_endpoint_status ON view.deliveries USING btree (org_id, endpoint_id, status, created_at, delivery_id);
 CREATE INDEX deliveries_endpoint_type ON view.deliveries USING btree (org_id, endpoint_id, event_type, status, created_at, delivery_id);
@@ -775,3 +888,5 @@ CREATE TRIGGER erasures_done AFTER UPDATE OF done_at ON public.erasures FOR EACH
 CREATE TRIGGER organizations_changed AFTER DELETE OR UPDATE ON public.organizations FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('organization');
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id);
+ALTER TABLE ONLY public.replay_log_ends
+    ADD CONSTRAINT replay_log_ends_replay_id_fkey FOREIGN KEY (replay_id) REFERENCES public.replays(id) ON DELETE CASCADE;
