@@ -184,8 +184,8 @@ impl EndpointSettings {
 pub struct WebhookArgs {
     #[command(flatten)]
     egress: EgressArgs,
-    /// Name servers that host names of endpoints are looked up with, such as 10.0.0.2 or 10.0.0.2:5353; comma-separated.
-    /// Without it those of /etc/resolv.conf
+    /// Name servers for the host names of endpoints, such as 10.0.0.2 or 10.0.0.2:5353; comma-separated. Without it
+    /// those of /etc/resolv.conf
     #[arg(long, env = "WEBHOOK_NAME_SERVERS", value_name = "ADDRESS,…", value_delimiter = ',')]
     webhook_name_servers: Vec<String>,
     /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed

@@ -85,8 +85,7 @@ impl EndpointPatch {
         Self::read(&object, policy, now)
     }
 
-    /// Reads the fields of a change. `null` is refused, except for fields that may be empty. Planned fields are
-    /// refused, so that no client relies on them.
+    /// Reads the fields of a change. `null` is refused, except for fields that may be empty.
     ///
     /// # Errors
     /// Every invalid field.

@@ -4,8 +4,8 @@
 //! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how
 //! many changes there may be (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`),
 //! enabling and disabling (`switching`), also by the system (`disabling`); tests of an endpoint (`trial`), and the
-//! backfill of a new one (`backfill`); the cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`).
-//! Nothing here needs Kafka.
+//! backfill of a new one (`backfill`); the cache of the dispatcher (`cache`, `matching`), and what it deletes
+//! (`purge`). Nothing here needs Kafka.
 
 mod backfill;
 mod bodies;

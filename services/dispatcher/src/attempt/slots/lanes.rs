@@ -1,9 +1,9 @@
 //! The slots of all endpoints together. Pure.
 //!
 //! First attempts and retries have a pool each. A pool has two lanes: one for endpoints that answer soon, a smaller one
-//! for endpoints that are slow, or whose last attempt had no answer. In each lane an organization has a share. It may take
-//! more while most of the lane is idle. The rest of the lane is for organizations within their share: those that take
-//! little never wait for the one that takes much.
+//! for endpoints that are slow, or whose last attempt had no answer. In each lane an organization has a share. It may
+//! take more while most of the lane is idle. The rest of the lane is for organizations within their share: those that
+//! take little never wait for the one that takes much.
 
 use std::collections::HashMap;
 

@@ -11,7 +11,8 @@ use crate::batch::gather::DueRow;
 use crate::delivery::TEST_PARTITION;
 
 /// Reads the first due rows of endpoints, at most so many of each, those due for longest first. The queues of the
-/// endpoints are locked; the rows are not. Rows of a lane are none of them. A test goes alone, and so does a row without an event.
+/// endpoints are locked; the rows are not. Rows of a lane are none of them. A test goes alone, and so does a row
+/// without an event.
 pub(crate) async fn candidates(
     connection: &mut PgConnection,
     endpoints: &[(EndpointId, usize)],
