@@ -40,7 +40,7 @@ enum Command {
     /// Build the inbox from the log
     Materializer(roles::materializer::MaterializerArgs),
     /// Deliver webhooks
-    Dispatcher(roles::dispatcher::DispatcherArgs),
+    Dispatcher(Box<roles::dispatcher::DispatcherArgs>),
     #[command(flatten)]
     Other(commands::Command),
 }
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             Command::Up(args) => up::run(*args).await,
             Command::Ingest(args) => roles::ingest::main(*args).await,
             Command::Materializer(args) => roles::materializer::main(args).await,
-            Command::Dispatcher(args) => roles::dispatcher::main(args).await,
+            Command::Dispatcher(args) => roles::dispatcher::main(*args).await,
             Command::Other(command) => commands::run(command).await,
         }
     });

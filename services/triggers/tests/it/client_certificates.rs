@@ -49,7 +49,13 @@ async fn a_certificate_opens_the_receiver_to_its_endpoint_alone() {
     };
     assert_eq!(of(&with)["status"], "delivered", "{deliveries:?}");
     assert_eq!(of(&without)["status"], "failed");
-    assert_eq!(of(&without)["last_error"], "TLS failed: the receiver does not accept the certificate of the client");
+    let error = of(&without)["last_error"].as_str().unwrap().to_owned();
+    // The receiver says why, but the connection may be reset before that is read.
+    let reasons = [
+        "TLS failed: the receiver does not accept the certificate of the client",
+        "the connection broke before the response",
+    ];
+    assert!(reasons.contains(&error.as_str()), "{error}");
     let requests = receiver.requests();
     assert!(requests.len() == 1 && requests[0].path == "/with" && requests[0].id == event, "{requests:?}");
 

@@ -20,6 +20,7 @@ use crate::endpoints::matching::tests::endpoint_of;
 use crate::endpoints::receiver_auth::ReceiverAuth;
 
 const NOT_ACCEPTED: &str = "TLS failed: the receiver does not accept the certificate of the client";
+const BROKEN: &str = "the connection broke before the response";
 
 fn loopback() -> EgressPolicy {
     EgressPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], allow_http: true, ..Default::default() }
@@ -66,10 +67,12 @@ async fn a_certificate_is_shown_on_connections_of_its_endpoint_only() {
     let (one, two) = (at("one", Some(&mtls(&ours))), at("two", Some(&mtls(&ours))));
     let (none, other) = (at("none", None), at("other", Some(&mtls(&foreign))));
     for _ in 0..3 {
-        for (endpoint, error) in [(&one, None), (&none, Some(NOT_ACCEPTED)), (&two, None), (&other, Some(NOT_ACCEPTED))]
-        {
+        for (endpoint, is_accepted) in [(&one, true), (&none, false), (&two, true), (&other, false)] {
             let result = client.send(endpoint, &Message::single(&outbound_event(org_id))).await.unwrap();
-            assert_eq!(result.error.as_deref(), error, "{}", endpoint.url);
+            let error = result.error.as_deref();
+            // The receiver says why, but the connection may be reset before that is read.
+            let fits = if is_accepted { error.is_none() } else { matches!(error, Some(NOT_ACCEPTED | BROKEN)) };
+            assert!(fits, "{}: {error:?}", endpoint.url);
         }
     }
     let requests = receiver.requests();
