@@ -45,7 +45,11 @@ async fn each_event_arrives_once_around_a_backfill() {
     let (_ingest, _materializer, api) = system.inbox_roles(RECEIVERS_HERE).await;
     let dispatcher = system.role("dispatcher", RECEIVERS_HERE);
     dispatcher.ready().await;
+    // The dispatcher has passed the first events when an endpoint of that time has them.
+    let witness = Receiver::start(ReceiverBehavior::Status(200)).await.with_patience(RECEIVED_WITHIN);
+    api.post("/v1/endpoints", &json!({"url": witness.url()})).await.expect(201);
     let mut accepted = accept_batch(&api, 300).await;
+    witness.wait_for_ids(&accepted).await;
     let stop = Arc::new(AtomicBool::new(false));
     let posters: Vec<_> = (0..2)
         .map(|_| {

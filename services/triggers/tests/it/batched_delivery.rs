@@ -52,7 +52,8 @@ async fn a_killed_dispatcher_loses_no_event_of_its_batches() {
     })
     .await;
     let twice = received.iter().flat_map(events).count() - sent.len();
-    assert!(twice <= 2 * 20, "only what was in flight comes twice: {twice} after {before} requests");
+    // Two batches in flight, and two that had ended since the last commit of positions.
+    assert!(twice <= 4 * 20, "only what was in flight comes twice: {twice} after {before} requests");
     assert!(received.len() < 100, "they came in batches: {}", received.len());
 
     // Each delivery shows the request that it shares.

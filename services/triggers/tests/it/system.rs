@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use devstack::testing::{self, TestDatabase};
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -142,15 +142,17 @@ impl System {
         Process::start(command, self.folder(), "send")
     }
 
-    /// All rows of all tables, as text.
+    /// All rows of all tables, as text. Readable bytes of a `bytea` are readable there too.
     pub(crate) async fn tables(database_url: &str) -> String {
-        let pool = PgPool::connect(database_url).await.unwrap();
+        let mut connection = PgConnection::connect(database_url).await.unwrap();
+        sqlx::query("SET bytea_output = 'escape'").execute(&mut connection).await.unwrap();
+        // The rows as text: XML has no infinite time.
         sqlx::query_scalar(
             "SELECT string_agg(schemaname || '.' || tablename || ': ' || query_to_xml(
-                        format('SELECT * FROM %I.%I', schemaname, tablename), true, false, ''), '')
+                        format('SELECT t::text AS row FROM %I.%I AS t', schemaname, tablename), true, false, ''), '')
              FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
         )
-        .fetch_one(&pool)
+        .fetch_one(&mut connection)
         .await
         .unwrap()
     }
