@@ -122,12 +122,15 @@ def before_init_operation(_: HookContext, operation: Operation) -> None:
 @schemathesis.hook
 def before_call(_: HookContext, case: Case, **__: Any) -> None:
     """Keep requests on this machine and short, and the organizations of the run alive."""
-    if isinstance(case.body, dict):
-        for holder in (case.body, case.body.get("auth")):
-            for member in ("url", "webhook_url", "token_url"):
-                value = holder.get(member) if isinstance(holder, dict) else None
-                if isinstance(value, str) and ":" in value:
-                    holder[member] = NOBODY
+    body: Any = case.body
+    auth: Any = body.get("auth") if isinstance(body, dict) else None
+    for holder in (body, auth):
+        if not isinstance(holder, dict):
+            continue
+        for member in ("url", "webhook_url", "token_url"):
+            value = holder.get(member)
+            if isinstance(value, str) and ":" in value:
+                holder[member] = NOBODY
     wait = str(case.query.get("wait", "")) if case.query else ""
     if wait.isdecimal() and MAX_WAIT_SECONDS < int(wait) <= 30:
         case.query["wait"] = MAX_WAIT_SECONDS
