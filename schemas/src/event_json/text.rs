@@ -1,6 +1,7 @@
 //! Checks of JSON text that serde_json does not do: byte-order mark, UTF-8, nesting, lone surrogates. Also converts
 //! byte offsets to lines and columns.
 
+use memchr::memchr2;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
@@ -100,22 +101,23 @@ pub(crate) fn first_flaw(json: &str, max_depth: usize) -> Option<Flaw> {
 /// The offset of the closing quote of the string whose content starts at `at`. The error is the offset of its first
 /// lone surrogate.
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'"' => return Ok(at),
-            b'\\' => match code_unit(bytes, at) {
-                Some(0xD800..=0xDBFF) => match code_unit(bytes, at + 6) {
-                    Some(0xDC00..=0xDFFF) => at += 12,
-                    _ => return Err(at),
-                },
-                Some(0xDC00..=0xDFFF) => return Err(at),
-                Some(_) => at += 6,
-                None => at += 2,
+    // Most of a string is neither: the search takes many bytes at a time.
+    while let Some(skipped) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += skipped;
+        if bytes.get(at) == Some(&b'"') {
+            return Ok(at);
+        }
+        match code_unit(bytes, at) {
+            Some(0xD800..=0xDBFF) => match code_unit(bytes, at + 6) {
+                Some(0xDC00..=0xDFFF) => at += 12,
+                _ => return Err(at),
             },
-            _ => at += 1,
+            Some(0xDC00..=0xDFFF) => return Err(at),
+            Some(_) => at += 6,
+            None => at += 2,
         }
     }
-    Ok(at)
+    Ok(bytes.len())
 }
 
 /// The value of the escape `\uXXXX` at `at`, if one is there.
