@@ -260,6 +260,9 @@ pub(crate) struct DeliverArgs {
     /// Events a second for the bad endpoints.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub bad_rate: u16,
+    /// Events with a `dedup_id` a second beside the measured ones, of the same organizations; in every second run.
+    #[arg(long, conflicts_with = "bad", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub keyed_beside: Option<u32>,
     /// Run a bare client in turns, with so many requests in flight.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub bare: Option<u16>,

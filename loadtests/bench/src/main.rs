@@ -149,6 +149,7 @@ async fn run_deliver(arguments: DeliverArgs) -> Result<bool, Failure> {
         endpoints: EndpointOptions { max_in_flight: arguments.max_in_flight, batch_events: arguments.webhook_batch },
         bad: arguments.bad,
         bad_events_per_second: arguments.bad_rate,
+        keyed_beside_per_second: arguments.keyed_beside,
         bare_in_flight: arguments.bare,
         settle: arguments.system.settle,
         components: arguments.system.pids,

@@ -1,12 +1,14 @@
 //! `deliver`: webhooks under load. Every organization has an endpoint of a receiver in this process, and the run counts
 //! which accepted event arrived, when, and how often.
 //!
-//! With `--bad`, runs with and without bad endpoints of another organization take turns. With `--bare`, a bare client
-//! that signs and posts takes turns with the product.
+//! With `--bad`, runs with and without bad endpoints of another organization take turns; with `--keyed-beside`, runs
+//! with and without keyed events of the same organizations. With `--bare`, a bare client that signs and posts takes
+//! turns with the product.
 
 pub(crate) mod bare;
 pub(crate) mod endpoints;
 mod figures;
+mod keyed;
 mod receiver;
 
 use std::path::Path;
@@ -32,9 +34,10 @@ use crate::target::Target;
 use bare::BarePost;
 use endpoints::{Bad, EndpointOptions, Endpoints};
 use figures::Deliveries;
+use keyed::KeyedLoad;
 use receiver::Receiver;
 
-/// What bad neighbours may add to the p95 of good endpoints: this much, or this share of it.
+/// What bad neighbours, or keyed events, may add to the p95 of the measured webhooks: this much, or this share of it.
 const MOST_ADDED_MS: f64 = 5.0;
 const MOST_ADDED_SHARE: f64 = 0.1;
 /// Least share of the bare client's rate.
@@ -54,6 +57,8 @@ pub(crate) struct Options {
     pub bad: Option<Bad>,
     /// Events a second for the bad endpoints.
     pub bad_events_per_second: u16,
+    /// Keyed events a second beside the measured ones.
+    pub keyed_beside_per_second: Option<u32>,
     /// Requests in flight of the bare client; none: it does not run.
     pub bare_in_flight: Option<u16>,
     /// How long accepted events may take to arrive after the last reply.
@@ -67,11 +72,12 @@ struct DeliverReport {
     answer_after_ms: u128,
     endpoints: EndpointOptions,
     bad: Option<Bad>,
+    keyed_beside_per_second: Option<u32>,
     runs: Vec<Run>,
     bare: Vec<BarePost>,
-    /// Median of the runs' p95 without bad endpoints, and with them.
+    /// Median of the runs' p95 alone, and with bad endpoints or keyed events beside.
     p95_ms: f64,
-    p95_with_bad_ms: Option<f64>,
+    p95_beside_ms: Option<f64>,
     /// Median of the runs' rates, and its share of the bare client's.
     per_second: f64,
     ratio: Option<f64>,
@@ -80,7 +86,8 @@ struct DeliverReport {
 
 #[derive(Serialize)]
 struct Run {
-    with_bad: bool,
+    /// Whether bad endpoints, or keyed events, were beside.
+    beside: bool,
     accept: Figures,
     deliveries: Deliveries,
 }
@@ -102,6 +109,9 @@ pub(crate) async fn run(target: &Target, options: &Options, folder: &Path) -> Re
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
         runs.push(measure(target, options, good_ones, &receiver, false).await?);
+        if options.keyed_beside_per_second.is_some() {
+            runs.push(measure(target, options, good_ones, &receiver, true).await?);
+        }
         if let Some(bad) = options.bad {
             let bad_endpoints = Endpoints::bad(&control, bad_one, &receiver, bad, options.endpoints).await?;
             let busy = endpoints::keep_bad_ones_busy(&control, bad_one, options.bad_events_per_second);
@@ -130,32 +140,41 @@ async fn measure(
     options: &Options,
     organizations: &[Organization],
     receiver: &Receiver,
-    with_bad: bool,
+    beside: bool,
 ) -> Result<Run, Failure> {
     let load = &options.load;
     receiver.take();
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
     let requests = Requests::new(&target.address, organizations, load, &run_tag);
+    let keyed = match options.keyed_beside_per_second.filter(|_| beside) {
+        Some(rate) => Some(KeyedLoad::start(target, organizations, load, rate, &run_tag).await?),
+        None => None,
+    };
     let generator = Generator::start(*load, target.address.authority.clone(), requests, None).await?;
     let started = generator.started;
     let session = session::watch(generator, load, &product::components(target, &options.components)).await?;
     let accept = Figures::of(load, &session);
     let requests = session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
     let count = requests * load.batch_events as u64;
-    let until = Instant::now() + options.settle;
-    while (receiver.count() as u64) < count && Instant::now() < until {
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    keyed.map(KeyedLoad::end).transpose()?;
     let accepted: Vec<_> = match load.batch_events {
         1 => session.recorder.into_accepted(organizations.len()).into_iter().flatten().collect(),
         // The reply to a batch has many ids, of which only one is read.
         _ => Vec::new(),
     };
+    let until = Instant::now() + options.settle;
+    while !receiver.has_received(count, &accepted) && Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
     let deliveries = figures::join(count, &accepted, &receiver.take(), started, load.pace.measured_from());
     println!(
         "{}: {:.0} accepted/s, {:.0} delivered/s; p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2} ms after acceptance; {} \
          missing, {} repeated",
-        if with_bad { "with bad endpoints" } else { "deliver" },
+        match (beside, options.bad) {
+            (false, _) => "deliver",
+            (true, Some(_)) => "with bad endpoints",
+            (true, None) => "with keyed events",
+        },
         accept.accepted_per_second,
         deliveries.per_second,
         deliveries.latency.p50_ms,
@@ -168,24 +187,26 @@ async fn measure(
     for (name, used) in &accept.components {
         println!("  {name}: {:.2} cores, {:.0} MiB", used.cpu_cores, used.memory_mib);
     }
-    Ok(Run { with_bad, accept, deliveries })
+    Ok(Run { beside, accept, deliveries })
 }
 
 fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare: Vec<BarePost>) -> DeliverReport {
-    let of = |with_bad, figure: &dyn Fn(&Deliveries) -> f64| {
-        let of_side = runs.iter().filter(|run| run.with_bad == with_bad);
+    let of = |beside, figure: &dyn Fn(&Deliveries) -> f64| {
+        let of_side = runs.iter().filter(|run| run.beside == beside);
         sorted_median(of_side.map(|run| figure(&run.deliveries)).collect())
     };
     let p95_ms = of(false, &|seen| seen.latency.p95_ms);
     let per_second = of(false, &|seen| seen.per_second);
-    let p95_with_bad_ms = options.bad.map(|_| of(true, &|seen| seen.latency.p95_ms));
+    let has_beside = runs.iter().any(|run| run.beside);
+    let p95_beside_ms = has_beside.then(|| of(true, &|seen| seen.latency.p95_ms));
     let ratio = (!bare.is_empty()).then(|| per_second / sorted_median(bare.iter().map(|run| run.per_second).collect()));
     let mut passed = runs.iter().all(|run| run.deliveries.missing == 0);
     println!("delivered {per_second:.0}/s, p95 {p95_ms:.2} ms (medians of {})", options.rounds);
-    if let Some(with_bad) = p95_with_bad_ms {
+    if let Some(with) = p95_beside_ms {
         let most = p95_ms + MOST_ADDED_MS.max(p95_ms * MOST_ADDED_SHARE);
-        passed &= with_bad <= most;
-        println!("with bad endpoints of another organization: p95 {with_bad:.2} ms (threshold: <= {most:.2} ms)");
+        passed &= with <= most;
+        let what = options.bad.map_or("keyed events beside", |_| "bad endpoints of another organization");
+        println!("with {what}: p95 {with:.2} ms (threshold: <= {most:.2} ms)");
     }
     if let Some(ratio) = ratio {
         passed &= ratio >= LEAST_RATIO;
@@ -196,10 +217,11 @@ fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare
         answer_after_ms: options.answer_after.as_millis(),
         endpoints: options.endpoints,
         bad: options.bad,
+        keyed_beside_per_second: options.keyed_beside_per_second,
         runs,
         bare,
         p95_ms,
-        p95_with_bad_ms,
+        p95_beside_ms,
         per_second,
         ratio,
         passed,

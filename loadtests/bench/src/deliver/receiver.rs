@@ -3,6 +3,7 @@
 //! The path decides what happens: `/ok/N` answers after the configured time, `/hang` never answers, `/drip` sends a
 //! byte of its answer each second.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use axum::routing::post;
 use loadkit::lock;
 use serde::Deserialize;
 use uuid::Uuid;
+
+use crate::recorder::AcceptedEvent;
 
 /// How long `/hang` holds a request, unless its sender gives up before.
 const HANG: Duration = Duration::from_secs(120);
@@ -65,9 +68,15 @@ impl Receiver {
         Ok(Self { base_url, received })
     }
 
-    /// How many webhooks have arrived since the last `take`.
-    pub(crate) fn count(&self) -> usize {
-        lock(&self.received.arrivals).len()
+    /// Whether these events have arrived since the last `take`; if none are named, whether so many have.
+    pub(crate) fn has_received(&self, count: u64, events: &[AcceptedEvent]) -> bool {
+        let arrivals = lock(&self.received.arrivals);
+        if events.is_empty() || arrivals.len() < events.len() {
+            return arrivals.len() as u64 >= count;
+        }
+        let arrived: HashSet<Uuid> = arrivals.iter().map(|arrival| arrival.event_id).collect();
+        drop(arrivals);
+        events.iter().all(|event| arrived.contains(&event.id))
     }
 
     /// What has arrived since the last call.
