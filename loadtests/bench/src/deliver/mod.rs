@@ -42,6 +42,8 @@ const MOST_ADDED_MS: f64 = 5.0;
 const MOST_ADDED_SHARE: f64 = 0.1;
 /// Least share of the bare client's rate.
 const LEAST_RATIO: f64 = 0.3;
+/// Requests that may fail.
+const MOST_ERRORS_PERCENT: f64 = 1.0;
 /// Between two looks whether everything has arrived.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After the bad endpoints were made, so that their first attempts are in flight when the measuring begins.
@@ -168,14 +170,15 @@ async fn measure(
     }
     let deliveries = figures::join(count, &accepted, &receiver.take(), started, load.pace.measured_from());
     println!(
-        "{}: {:.0} accepted/s, {:.0} delivered/s; p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2} ms after acceptance; {} \
-         missing, {} repeated",
+        "{}: {:.0} accepted/s, {} errors, {:.0} delivered/s; p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2} ms after \
+         acceptance; {} missing, {} repeated",
         match (beside, options.bad) {
             (false, _) => "deliver",
             (true, Some(_)) => "with bad endpoints",
             (true, None) => "with keyed events",
         },
         accept.accepted_per_second,
+        accept.errors,
         deliveries.per_second,
         deliveries.latency.p50_ms,
         deliveries.latency.p95_ms,
@@ -200,7 +203,8 @@ fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare
     let has_beside = runs.iter().any(|run| run.beside);
     let p95_beside_ms = has_beside.then(|| of(true, &|seen| seen.latency.p95_ms));
     let ratio = (!bare.is_empty()).then(|| per_second / sorted_median(bare.iter().map(|run| run.per_second).collect()));
-    let mut passed = runs.iter().all(|run| run.deliveries.missing == 0);
+    let mut passed =
+        runs.iter().all(|run| run.deliveries.missing == 0 && run.accept.error_percent <= MOST_ERRORS_PERCENT);
     println!("delivered {per_second:.0}/s, p95 {p95_ms:.2} ms (medians of {})", options.rounds);
     if let Some(with) = p95_beside_ms {
         let most = p95_ms + MOST_ADDED_MS.max(p95_ms * MOST_ADDED_SHARE);
