@@ -1,5 +1,5 @@
-//! Keyed events beside the measured ones, of the same organizations. While no materializer runs, their webhooks wait for
-//! the decision whether they are duplicates; the measured events have no key and must not wait with them.
+//! Keyed events beside the measured ones, of the same organizations. While no materializer runs, their webhooks wait
+//! for the decision whether they are duplicates; the measured events have no key and must not wait with them.
 
 use std::time::Duration;
 
