@@ -78,7 +78,7 @@ struct EndpointsState {
 impl EndpointsState {
     /// Begins the transaction of a change, and counts it.
     async fn begin_change(&self, org_id: OrgId) -> Result<Transaction<'static, Postgres>, Problem> {
-        let mut transaction = self.pool.begin().await.map_err(failed)?;
+        let mut transaction = runtime::postgres::begin(&self.pool).await.map_err(failed)?;
         changes::count(&mut transaction, org_id, self.max_changes_per_hour).await?;
         Ok(transaction)
     }
