@@ -36,6 +36,7 @@ mod restore;
 mod rust_client;
 mod rust_client_examples;
 mod scaling;
+mod scheduled_retries;
 mod schema;
 mod secured;
 mod small_inputs;
