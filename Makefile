@@ -56,8 +56,8 @@ schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 docs: tools ## regenerate docs/configuration.md, docs/http-api.md and schemas/openapi.json
 	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers -- documents
 
-scale: ## print what a claim of due webhooks costs beside many scheduled ones; ROWS=5000000 takes two minutes
-	CLAIM_ROWS=$(ROWS) cargo test --profile ci --locked -p dispatcher --lib schedule::scale -- --nocapture
+scale: ## print what claims and changes of endpoints cost beside many scheduled webhooks; ROWS=5000000: four minutes
+	CLAIM_ROWS=$(ROWS) cargo test --profile ci --locked -p dispatcher --lib scale:: -- --nocapture --test-threads 1
 
 retries: tools ## kill and restart a dispatcher beside many scheduled retries; RETRIES=100000 takes ten minutes
 	RETRIES=$(RETRIES) cargo test --profile ci --locked -p triggers --test it scheduled_retries -- --nocapture

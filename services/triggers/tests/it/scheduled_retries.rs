@@ -1,8 +1,8 @@
 //! Thousands of scheduled retries, and a dispatcher that is killed and restarted beside them, under load.
 //!
-//! `RETRIES=100000` sets how many are scheduled, as `make retries` does. Everything is real: the events are posted, fail
-//! once, are scheduled by the dispatcher, and their retries arrive at a receiver that records when. The database notes
-//! the time that each was scheduled for; its clock is the receiver's.
+//! `RETRIES=100000` sets how many are scheduled, as `make retries` does. Everything is real: the events are posted and
+//! fail once, the dispatcher schedules them, and their retries arrive at a receiver that records when. The database
+//! notes the time that each was scheduled for; its clock is the receiver's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -30,7 +30,7 @@ const SLOTS: usize = 100;
 const IN_FLIGHT: usize = 3 * SLOTS;
 /// A request whose outcome was not written when the dispatcher was killed is at most this old, milliseconds.
 const IN_FLIGHT_MS: i64 = 8_000;
-/// Timeout of the endpoints, seconds. The lease of an attempt is 25 s longer; the request comes a moment after the claim.
+/// Timeout of the endpoints, seconds. The lease of an attempt is 25 s longer, and starts a moment before the request.
 const TIMEOUT_SECONDS: u64 = 5;
 const SHORTEST_LEASE_MS: i64 = 24_000;
 /// The shares of the retries after which the dispatcher is killed.
@@ -79,7 +79,8 @@ impl Bench {
         let (ingest, materializer, api) =
             system.inbox_roles(&[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]).await;
         let brief = Duration::from_millis(20);
-        let retried = Receiver::start(ReceiverBehavior::Failures(brief)).await.with_patience(patience()).without_bodies();
+        let retried =
+            Receiver::start(ReceiverBehavior::Failures(brief)).await.with_patience(patience()).without_bodies();
         let fresh = Receiver::start(ReceiverBehavior::Slow(brief)).await.with_patience(patience()).without_bodies();
         for nth in 0..ENDPOINTS {
             let endpoint = json!({"url": retried.url(), "event_types": [format!("scheduled.{nth}")],
