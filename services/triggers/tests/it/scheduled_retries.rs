@@ -29,7 +29,7 @@ const SLOTS: usize = 100;
 /// A claim starts while fewer than twice the slots are in flight or wait for their report, and takes at most all slots.
 const IN_FLIGHT: usize = 3 * SLOTS;
 /// A request whose outcome was not written when the dispatcher was killed is at most this old, milliseconds.
-const IN_FLIGHT_MS: i64 = 8_000;
+const IN_FLIGHT_MS: i64 = 4_000;
 /// Timeout of the endpoints, seconds. The lease of an attempt is 25 s longer, and starts a moment before the request.
 const TIMEOUT_SECONDS: u64 = 5;
 const SHORTEST_LEASE_MS: i64 = 24_000;
@@ -92,7 +92,7 @@ impl Bench {
         Self { system, database, api, retried, fresh, _roles: (ingest, materializer) }
     }
 
-    async fn dispatcher(&self) -> Process {
+    fn dispatcher(&self) -> Process {
         let slots = SLOTS.to_string();
         let settings = [
             ("CONSUMER_SESSION_TIMEOUT_MS", "3000"),
@@ -247,12 +247,12 @@ async fn kill_and_restart(bench: &Bench, mut dispatcher: Process, first_requests
         dispatcher.signal(Signal::KILL);
         dispatcher.ended().await;
         kills.push((killed_at - IN_FLIGHT_MS, now_ms() + 500));
-        dispatcher = bench.dispatcher().await;
+        dispatcher = bench.dispatcher();
     }
     bench.wait_for_requests(requests_at(RESTART)).await;
     dispatcher.signal(Signal::TERM);
     assert_eq!(dispatcher.ended().await.code(), Some(0), "{}", dispatcher.log());
-    (bench.dispatcher().await, Kills(kills))
+    (bench.dispatcher(), Kills(kills))
 }
 
 /// Every event of the load came, and came once unless it was in doubt at a kill. Returns how many came twice.
@@ -273,17 +273,16 @@ async fn check_load(bench: &Bench, others: &HashMap<String, i64>, sent: u64, kil
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scheduled_retries_survive_kills_under_load() {
     let bench = Bench::start().await;
-    let dispatcher = bench.dispatcher().await;
+    let dispatcher = bench.dispatcher();
     let (scheduled, others) = bench.post(retries()).await;
     let first_requests = scheduled.len() + others.len();
-    bench.retried.wait_for_ids(&scheduled).await;
     let waiting = "SELECT count(DISTINCT event_id) FROM public.due_times";
     bench.wait_for_count(waiting, "deliveries wait for their retry", scheduled.len()).await;
 
     let load = Load::start(&bench);
     let (dispatcher, kills) = kill_and_restart(&bench, dispatcher, first_requests).await;
-    let delivered = "SELECT count(*) FROM contract.deliveries WHERE status = 'delivered' AND attempts = 2";
-    bench.wait_for_count(delivered, "deliveries are delivered by their second attempt", scheduled.len()).await;
+    let delivered = "SELECT count(*) FROM contract.deliveries WHERE status = 'delivered' AND attempts > 1";
+    bench.wait_for_count(delivered, "deliveries are delivered after their first attempt", scheduled.len()).await;
     let sent = load.stop().await;
     let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
                         + (SELECT count(*) FROM deliveries_awaiting_dedup)";
