@@ -6,13 +6,15 @@ ARGS ?=
 SCENARIO ?= smoke
 RECORDS ?= 10000000
 ROWS ?= 5000000
+RETRIES ?= 100000
 SEED ?=
 ADVISORY_DB ?=
 LENGTH ?= short
 # Tests wait more than they compute.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz scale faults sabotage ci
+.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz scale retries faults sabotage \
+  ci
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -54,8 +56,11 @@ schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 docs: tools ## regenerate docs/configuration.md, docs/http-api.md and schemas/openapi.json
 	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers -- documents
 
-scale: ## print what a claim of due webhooks costs beside many scheduled ones; ROWS=5000000 takes two minutes
-	CLAIM_ROWS=$(ROWS) cargo test --profile ci --locked -p dispatcher --lib schedule::scale -- --nocapture
+scale: ## print what claims and changes of endpoints cost beside many scheduled webhooks; ROWS=5000000: four minutes
+	CLAIM_ROWS=$(ROWS) cargo test --profile ci --locked -p dispatcher --lib scale:: -- --nocapture --test-threads 1
+
+retries: tools ## kill and restart a dispatcher beside many scheduled retries; RETRIES=100000 takes ten minutes
+	RETRIES=$(RETRIES) cargo test --profile ci --locked -p triggers --test it scheduled_retries -- --nocapture
 
 fuzz: ## feed ten million random and mutated records to each decoder; RECORDS and SEED change that
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked \

@@ -37,6 +37,8 @@ async fn erase_open(pool: &PgPool, erasure: &Erasure, pauses: &mut Pauses) -> Re
     let open = erasure.open().await?;
     for org_id in pauses.due(&open, Instant::now()) {
         let mut connection = pool.acquire().await?;
+        // A batch that is cancelled may leave a transaction open, see `runtime::postgres::begin`.
+        connection.close_on_drop();
         let mut found_rows = false;
         while erase_batch(&mut connection, org_id).await? > 0 {
             found_rows = true;
@@ -49,7 +51,7 @@ async fn erase_open(pool: &PgPool, erasure: &Erasure, pauses: &mut Pauses) -> Re
 }
 
 async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), ErasureError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     // In this order: once the positions have reached the end, no row is added; then the last rows are deleted.
     if erasure.is_passed(&mut transaction, org_id).await? && erase_batch(&mut transaction, org_id).await? == 0 {
         erasure.done(&mut transaction, org_id).await?;

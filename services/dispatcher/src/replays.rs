@@ -107,7 +107,7 @@ impl Replayer {
 
     /// Does the next step of the replay that is due for longest. `false`: none is due.
     async fn step(&self) -> Result<bool, StepError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = runtime::postgres::begin(&self.pool).await?;
         let Some(replay) = rows::lock_due(&mut transaction).await? else { return Ok(false) };
         let left = self.take(&mut transaction, &replay).await?;
         transaction.commit().await?;
@@ -115,7 +115,7 @@ impl Replayer {
             Left::Nothing => {}
             Left::NoteEnds { topic, consumers, stages } => {
                 let ends = log_ends::read(&self.kafka, &topic).await?;
-                let mut transaction = self.pool.begin().await?;
+                let mut transaction = runtime::postgres::begin(&self.pool).await?;
                 if rows::enter(&mut transaction, replay.id, stages.0, stages.1).await? {
                     log_ends::note(&mut transaction, replay.id, consumers, &topic, &ends).await?;
                 }

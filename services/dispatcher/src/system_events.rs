@@ -87,7 +87,7 @@ enum AppendError {
 
 /// Appends a batch, and deletes the rows of those that Kafka has. Returns how many.
 async fn append(pool: &PgPool, producer: &Producer, topic: &str) -> Result<usize, AppendError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let rows: Vec<(Uuid, Uuid, String, String)> = sqlx::query_as(
         "SELECT event_id, org_id, event_type, payload FROM system_events
          ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED",

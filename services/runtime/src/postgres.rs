@@ -2,6 +2,7 @@
 //! that own the tables.
 
 mod options;
+mod transaction;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -13,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 pub(crate) use self::options::check_files;
 pub use self::options::{connect_options, explain};
+pub use self::transaction::{begin, begin_with};
 
 /// How to connect to the database.
 #[derive(Clone)]

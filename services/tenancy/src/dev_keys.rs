@@ -107,7 +107,7 @@ type Entry = (Change, Value);
 
 /// Creates missing keys and organizations; idempotent. Returns the organization of each key.
 pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
     let mut organizations = Vec::with_capacity(dev_keys.len());
     let mut entries = Vec::new();

@@ -174,7 +174,7 @@ pub(super) async fn cancel(
     let is_known = caller
         .shares()
         .read::<_, sqlx::Error>(async {
-            let mut transaction = state.pool.begin().await?;
+            let mut transaction = runtime::postgres::begin(&state.pool).await?;
             if !replays::cancel(&mut transaction, caller.org_id, id).await? {
                 return Ok(false);
             }

@@ -159,7 +159,7 @@ pub(super) async fn start(
     caller
         .shares()
         .read(async {
-            let mut transaction = state.pool.begin().await?;
+            let mut transaction = runtime::postgres::begin(&state.pool).await?;
             if !store::exists(&mut transaction, caller.org_id, selection.endpoint).await?
                 || store::is_erased(&mut transaction, caller.org_id).await?
             {

@@ -48,7 +48,7 @@ async fn retry_in_database(
     origin: &Origin,
     id: DeliveryId,
 ) -> Result<RetryOutcome, sqlx::Error> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(&state.pool).await?;
     if store::is_erased(&mut transaction, caller.org_id).await? {
         return Ok(RetryOutcome::Unknown);
     }

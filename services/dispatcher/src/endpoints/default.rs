@@ -56,7 +56,7 @@ pub(super) async fn configure(
     JsonBody(body): JsonBody<Configuration>,
 ) -> Result<Json<ConfiguredBody>, Problem> {
     let url = read_url(&body.webhook_url, &state.policy.of(caller.org_id))?;
-    let mut transaction = state.pool.begin().await.map_err(failed)?;
+    let mut transaction = runtime::postgres::begin(&state.pool).await.map_err(failed)?;
     changes::count(&mut transaction, caller.org_id, state.max_changes_per_hour).await?;
     let set = set(&mut transaction, &state.sealing, caller.org_id, url).await.map_err(refused)?;
     let (change, detail) = set.entry();

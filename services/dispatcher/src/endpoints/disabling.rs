@@ -43,7 +43,7 @@ pub(crate) async fn disable(
     reason: DisablingReason,
     notifies: bool,
 ) -> Result<(), sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let version = store::raise_version(&mut transaction).await?;
     // Before its condition, as in every change of an endpoint. Dropping the transaction rolls the version back.
     sqlx::query("SELECT FROM endpoints WHERE id = $1 FOR UPDATE").bind(id.as_uuid()).execute(&mut *transaction).await?;

@@ -31,6 +31,8 @@ mod problems;
 pub(crate) mod purge;
 pub(crate) mod receiver_auth;
 mod rotation;
+#[cfg(test)]
+mod scale;
 pub(crate) mod secrets;
 pub(crate) mod store;
 mod switching;
@@ -78,7 +80,7 @@ struct EndpointsState {
 impl EndpointsState {
     /// Begins the transaction of a change, and counts it.
     async fn begin_change(&self, org_id: OrgId) -> Result<Transaction<'static, Postgres>, Problem> {
-        let mut transaction = self.pool.begin().await.map_err(failed)?;
+        let mut transaction = runtime::postgres::begin(&self.pool).await.map_err(failed)?;
         changes::count(&mut transaction, org_id, self.max_changes_per_hour).await?;
         Ok(transaction)
     }

@@ -67,7 +67,7 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
 }
 
 async fn delete(pool: &PgPool, ids: &[Uuid]) -> Result<u64, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     // First, as in every change of an endpoint: who waits for this lock holds no row that is deleted here.
     sqlx::query("SELECT FROM endpoints_version FOR UPDATE").execute(&mut *transaction).await?;
     let versions: Vec<i64> =

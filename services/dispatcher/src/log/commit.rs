@@ -66,7 +66,7 @@ pub(crate) async fn commit(
 
 /// `false`: a position did not match, and nothing was committed.
 async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan, limits: OpenLimits) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     if !plan.advances.is_empty() {
         let advanced = fence::advance(&mut transaction, consumer, &plan.advances).await?;
         if advanced.contains(&false) {

@@ -20,7 +20,7 @@ mod outcomes;
 mod queues;
 mod replayed;
 #[cfg(test)]
-mod scale;
+pub(crate) mod scale;
 mod scheduled;
 mod spill;
 mod sweep;

@@ -209,7 +209,7 @@ impl RetryWorker {
     }
 
     async fn try_write_outcomes(&self) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.dependencies.pool.begin().await?;
+        let mut transaction = runtime::postgres::begin(&self.dependencies.pool).await?;
         let lane_goes_on = schedule::write_outcomes(&mut transaction, &self.outcomes).await?;
         transaction.commit().await?;
         Ok(lane_goes_on)

@@ -86,7 +86,7 @@ pub async fn repair(
     log: LogChange,
     topic_id: Option<Uuid>,
 ) -> Result<Option<i32>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let stored: Vec<(String, i64, i32)> = sqlx::query_as(
         "SELECT consumer, next_offset, log_epoch FROM consumer_positions
          WHERE topic = $1 AND partition = $2 ORDER BY consumer FOR UPDATE",

@@ -81,7 +81,7 @@ pub fn line(position: &StoredPosition, to: i64) -> String {
 /// # Errors
 /// As PostgreSQL reports them; nothing was changed then.
 pub async fn skip(pool: &PgPool, positions: &[&StoredPosition], to: i64) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     for position in positions {
         // Time and leader epoch of skipped records are unknown. The stored leader epoch may be lower than that of the
         // record before the new position, and the log would look as if it had lost that record.

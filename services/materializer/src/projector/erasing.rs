@@ -61,7 +61,7 @@ async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64
 }
 
 async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), ErasureError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     // In this order: first make sure that no more rows can be written, then that no row is left.
     if erasure.is_passed(&mut transaction, org_id).await?
         && lock_out_other_writers(&mut transaction).await?

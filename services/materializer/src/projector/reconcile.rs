@@ -63,7 +63,7 @@ pub(crate) async fn all(pool: &PgPool, generation: Generation) -> Result<(), sql
 /// Reads up to 1000 pending effects after `after`, in the order of organization and event id, and applies those whose
 /// event exists, under its own id or that of a duplicate. Returns where to continue; `None` at the end.
 async fn apply(pool: &PgPool, generation: Generation, after: EffectKey) -> Result<Option<EffectKey>, sqlx::Error> {
-    let mut transaction = pool.begin_with(generation.begin()).await?;
+    let mut transaction = runtime::postgres::begin_with(pool, generation.begin()).await?;
     // All effects of one id are applied at once, so an id that the limit cuts off needs no second read.
     let effects: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
         "SELECT p.org_id, p.event_id, e.event_id IS NOT NULL

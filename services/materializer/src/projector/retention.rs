@@ -67,7 +67,8 @@ async fn maintain_time_partitions(pool: &PgPool, retention_days: u32) -> Result<
 async fn drop_time_partition(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx::Error> {
     // A short lock timeout, so that other transactions do not queue behind the lock. Counting may take long.
     let mut transaction =
-        pool.begin_with("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0").await?;
+        runtime::postgres::begin_with(pool, "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0")
+            .await?;
     let (dropped, unacknowledged): (Option<i64>, Option<i64>) =
         sqlx::query_as("SELECT dropped, unacknowledged FROM view_drop_time_partition($1)")
             .bind(starts_at)

@@ -76,7 +76,7 @@ impl TimePartitions {
     }
 
     async fn read(&self) -> Result<Spans, sqlx::Error> {
-        let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
+        let mut transaction = runtime::postgres::begin_with(&self.pool, self.generation.begin()).await?;
         // The floor first: then a time partition that is dropped in between is missing from the list. Numbers, because
         // a time partition may end after the last time that `OffsetDateTime` can represent.
         let floor: Option<i64> = sqlx::query_scalar(

@@ -33,7 +33,8 @@ pub(super) async fn copy_forward(
 ) -> Result<u64, RebuildError> {
     let starts = starting_points(pool, kafka, from).await?;
     let mut transaction =
-        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0").await?;
+        runtime::postgres::begin_with(pool, "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0")
+            .await?;
     let topics = &kafka.topics;
     let of = |topic: &str| starts.iter().filter(|start| start.position.topic == topic).collect::<Vec<_>>();
     let (events, acks, deliveries) = (of(&topics.events), of(&topics.acks), of(&topics.deliveries));

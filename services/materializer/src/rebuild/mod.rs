@@ -180,7 +180,7 @@ async fn create_or_resume(pool: &PgPool, restart: bool) -> Result<bool, RebuildE
     if exists {
         drop_generation(pool).await?;
     }
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     positions::delete(&mut transaction, REBUILD).await?;
     sqlx::query("SELECT view_create_next()").execute(&mut *transaction).await?;
     transaction.commit().await?;
@@ -188,7 +188,7 @@ async fn create_or_resume(pool: &PgPool, restart: bool) -> Result<bool, RebuildE
 }
 
 async fn drop_generation(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    let mut transaction = runtime::postgres::begin_with(pool, "BEGIN; SET LOCAL statement_timeout = 0").await?;
     positions::delete(&mut transaction, REBUILD).await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_next CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await

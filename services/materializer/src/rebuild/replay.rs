@@ -111,7 +111,7 @@ async fn ranges_of(
 /// Stores the start positions, and deletes those that a killed replay has left.
 async fn store_positions(pool: &PgPool, ranges: &[ReplayRange]) -> Result<(), sqlx::Error> {
     let starts: Vec<ViewPosition> = ranges.iter().map(|range| range.start.clone()).collect();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     positions::delete(&mut transaction, REPLAY).await?;
     positions::insert(&mut transaction, REPLAY, &starts).await?;
     transaction.commit().await

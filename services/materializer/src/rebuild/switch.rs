@@ -46,7 +46,7 @@ impl Switchover<'_> {
         replayer: &mut LogReplayer,
         progress: &(impl Fn(ReplayProgress) + Sync),
     ) -> Result<SwitchoverResult, RebuildError> {
-        let mut transaction = self.pool.begin_with(BEGIN).await?;
+        let mut transaction = runtime::postgres::begin_with(&self.pool, BEGIN).await?;
         let live = lock_live(&mut transaction).await?;
         let started = Instant::now();
         // An error or a timeout from here on rolls the transaction back, and the live view continues.
@@ -145,7 +145,7 @@ async fn delete_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
 
 /// Drops the tables of the previous live generation, if there are any.
 pub(crate) async fn drop_retired(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    let mut transaction = runtime::postgres::begin_with(pool, "BEGIN; SET LOCAL statement_timeout = 0").await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await
 }

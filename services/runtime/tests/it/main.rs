@@ -4,5 +4,6 @@
 mod lifecycle;
 mod schema;
 mod tls;
+mod transactions;
 
 use testkit::setup::database;

@@ -114,7 +114,7 @@ pub(super) async fn patch(
     PathId(key_id): PathId<KeyId>,
     JsonBody(patch): JsonBody<KeyPatch>,
 ) -> Result<Json<KeyReply>, Problem> {
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let Pair { own, target } = lock(&mut transaction, &caller, key_id).await?;
     if target.revoked_at.is_some() {
         return Err(Problem::not_found());
@@ -146,7 +146,7 @@ pub(super) async fn revoke(
     origin: Origin,
     PathId(key_id): PathId<KeyId>,
 ) -> Result<StatusCode, Problem> {
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let Pair { own, target } = lock(&mut transaction, &caller, key_id).await?;
     if own.id != target.id {
         own.grant.may_change(&target.grant).map_err(forbidden)?;
@@ -211,7 +211,7 @@ pub(super) async fn rotate(
     if overlap > LONGEST_OVERLAP_SECONDS {
         return Err(invalid(Fault { field: "overlap_seconds", reason: "at most 2592000, which is 30 days" }));
     }
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     // Locked before the keys: a change of the organization locks it before it raises the version, as revoking does.
     let organization_name = crate::organizations::lock_name(&mut transaction, caller.org_id)
         .await

@@ -143,7 +143,7 @@ pub(super) async fn create_for_operator(
     PathId(org_id): PathId<OrgId>,
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let issued = issue(&mut transaction, org_id, &wanted, None).await?;
     note_created(&mut transaction, Actor::Operator, &origin, org_id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
@@ -183,7 +183,7 @@ pub(super) async fn create(
     origin: Origin,
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     // Read from the table rather than the cache: a key that was just revoked creates no key.
     let creator = keys::find_stored(&mut transaction, caller.org_id, caller.key_id)
         .await

@@ -71,7 +71,7 @@ pub(super) async fn create(
     JsonBody(new): JsonBody<NewOrganization>,
 ) -> Result<impl IntoResponse, Problem> {
     new.check()?;
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let mut made = organizations::insert(&mut transaction, &new.name, new.tier, new.rate_limit_per_minute)
         .await
         .map_err(|error| database_problem(&error))?;
@@ -205,7 +205,7 @@ pub(super) async fn patch(
     name.as_deref().map_or(Ok(()), |name| check_name("name", name))?;
     check_limit(rate_limit_per_minute.flatten())?;
     let change = OrganizationChange { name, tier, rate_limit_per_minute };
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let endpoint = set_default_endpoint(&tenancy, &mut transaction, id, webhook_url.as_deref()).await?;
     let changed = organizations::update(&mut transaction, id, &change)
         .await
@@ -235,7 +235,7 @@ pub(super) async fn erase(
     origin: Origin,
     PathId(id): PathId<OrgId>,
 ) -> Result<StatusCode, Problem> {
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     if !organizations::erase(&mut transaction, id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }

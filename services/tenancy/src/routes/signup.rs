@@ -94,7 +94,7 @@ pub(super) async fn generate(
     check_name("organization_name", &signup.organization_name)?;
     // Beyond loopback anybody could ask for the largest tier.
     let tier = if tenancy.on_loopback { signup.tier } else { Tier::Free };
-    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let mut transaction = runtime::postgres::begin(&tenancy.pool).await.map_err(|error| database_problem(&error))?;
     let organization = organizations::insert(&mut transaction, &signup.organization_name, tier, None)
         .await
         .map_err(|error| database_problem(&error))?;

@@ -173,7 +173,7 @@ async fn insert(connection: &mut PgConnection, endpoints: Vec<Uuid>) -> Result<(
 /// Leases places. An endpoint without an answer was not there.
 async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Result<Lease, Duration>>, sqlx::Error> {
     let by_id: HashMap<Uuid, RateAsk> = asks.iter().map(|ask| (ask.endpoint_id.as_uuid(), *ask)).collect();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let ids: Vec<Uuid> = asks.iter().map(|ask| ask.endpoint_id.as_uuid()).collect();
     insert(&mut transaction, ids.clone()).await?;
     // In this order, so that two dispatchers lock the rows in one order.
@@ -224,7 +224,7 @@ async fn write(
     let ids: Vec<Uuid> = changes.iter().map(|change| change.endpoint_id.as_uuid()).collect();
     let is_kept = |change: &&ConditionChange| change.condition.is_some() || change.is_failing == Some(true);
     let kept = changes.iter().filter(is_kept).map(|change| change.endpoint_id.as_uuid()).collect();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     insert(&mut transaction, kept).await?;
     // In this order, so that two dispatchers lock the rows in one order.
     sqlx::query("SELECT FROM endpoint_conditions WHERE endpoint_id = ANY ($1) ORDER BY endpoint_id FOR UPDATE")

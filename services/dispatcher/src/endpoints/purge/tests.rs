@@ -24,7 +24,7 @@ async fn database() -> (TestDatabase, PgPool) {
 }
 
 async fn create(pool: &PgPool, org_id: OrgId) -> EndpointId {
-    let mut transaction = pool.begin().await.unwrap();
+    let mut transaction = runtime::postgres::begin(pool).await.unwrap();
     let version = store::raise_version(&mut transaction).await.unwrap();
     let (endpoint, _) = new_endpoint(&sealing(), org_id, "https://example.com/".to_owned());
     store::create(&mut transaction, version, &endpoint).await.unwrap();
@@ -33,7 +33,7 @@ async fn create(pool: &PgPool, org_id: OrgId) -> EndpointId {
 }
 
 async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) {
-    let mut transaction = pool.begin().await.unwrap();
+    let mut transaction = runtime::postgres::begin(pool).await.unwrap();
     let version = store::raise_version(&mut transaction).await.unwrap();
     store::delete(&mut transaction, version, org_id, id).await.unwrap().unwrap();
     transaction.commit().await.unwrap();

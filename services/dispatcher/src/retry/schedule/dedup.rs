@@ -30,7 +30,7 @@ const MAX_ROWS: i64 = 1000;
 pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     // Partition by partition: of rows that the view has not reached, only index entries are read. Materialized as
     // in `claim`.
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let decided: Vec<DecidedRow> = sqlx::query_as(
         "WITH applied AS MATERIALIZED (
              SELECT picked.*

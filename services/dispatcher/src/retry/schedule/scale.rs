@@ -18,8 +18,13 @@ const ROWS_OF_A_CLAIM: usize = 10;
 const CLAIMS: usize = 50;
 
 /// How many rows the large table has.
-fn many() -> i64 {
+pub(crate) fn many() -> i64 {
     std::env::var("CLAIM_ROWS").ok().map_or(40_000, |rows| rows.parse().expect("CLAIM_ROWS is a number"))
+}
+
+/// Whether times are of interest, because the size was chosen.
+pub(crate) fn is_measured() -> bool {
+    std::env::var_os("CLAIM_ROWS").is_some()
 }
 
 /// Fills the schedule up to so many rows, spread over the endpoints. One in ten is due.

@@ -25,7 +25,7 @@ const COUNTED_ROWS: i64 = 10_000;
 /// is running, each row stays until the view shows its end: the replay takes what is in neither for missing.
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     // An array, or a nested loop may read the subquery several times, each time beyond the rows deleted already.
     let swept: Vec<(i32, i32, i64)> = sqlx::query_as(
         "DELETE FROM delivery_schedule WHERE delivery_id = ANY (ARRAY(
@@ -76,7 +76,7 @@ pub(crate) async fn end_schedules(
     from: Option<EndedCursor>,
 ) -> Result<Option<EndedCursor>, sqlx::Error> {
     let (after, id) = from.map_or((None, Uuid::nil()), |EndedCursor(after, id)| (Some(after), id));
-    let mut transaction = pool.begin().await?;
+    let mut transaction = runtime::postgres::begin(pool).await?;
     let old: Vec<OldRow> = sqlx::query_as(
         "WITH old AS MATERIALIZED (
              SELECT d.delivery_id, d.created_at,

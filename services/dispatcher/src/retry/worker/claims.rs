@@ -58,7 +58,7 @@ impl RetryWorker {
     pub(super) async fn claim_due(&mut self) -> Result<(), sqlx::Error> {
         let pool = self.dependencies.pool.clone();
         let snapshot = self.dependencies.endpoint_cache.current().await?;
-        let mut transaction = pool.begin().await?;
+        let mut transaction = runtime::postgres::begin(&pool).await?;
         let locked = schedule::lock_due(&mut transaction, &self.waiting.take_woken()).await?;
         if locked.is_empty() {
             return transaction.rollback().await;

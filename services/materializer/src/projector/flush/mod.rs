@@ -262,7 +262,7 @@ impl Flusher {
         advances: &[Advance],
         lookup: Lookup,
     ) -> Result<bool, TransactionError> {
-        let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
+        let mut transaction = runtime::postgres::begin_with(&self.pool, self.generation.begin()).await?;
         // First, because it is the fence: until this transaction ends no other instance can claim these partitions.
         let moved = fence::advance(&mut transaction, self.consumer, advances).await?;
         if moved.contains(&false) {

@@ -34,7 +34,7 @@ impl Lanes {
 
     /// Claims in a transaction of its own, as the retry worker does. Sorted by offset.
     async fn claim(&self, max_rows: usize, before_due: bool) -> Vec<ClaimedRow> {
-        let mut transaction = self.pool.begin().await.unwrap();
+        let mut transaction = runtime::postgres::begin(&self.pool).await.unwrap();
         let wanted = [Wanted { endpoint: self.endpoint, max_rows, lease: LEASE, before_due }];
         let mut claimed = claim(&mut transaction, &wanted, true).await.unwrap();
         reset(&mut transaction, &[(self.endpoint, NextDue::NotBefore(Duration::ZERO))]).await.unwrap();

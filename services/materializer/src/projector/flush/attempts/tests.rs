@@ -87,7 +87,7 @@ async fn apply_all(pool: &PgPool, attempts: &[(DeliveryAttempt, i64)]) {
         .collect();
     let rows: Vec<AttemptRow<'_>> =
         all.iter().zip(attempts).map(|(record, (attempt, _))| AttemptRow { record, attempt }).collect();
-    let mut transaction = pool.begin_with(Generation::Live.begin()).await.unwrap();
+    let mut transaction = runtime::postgres::begin_with(pool, Generation::Live.begin()).await.unwrap();
     apply(&mut transaction, &rows).await.unwrap();
     transaction.commit().await.unwrap();
 }
