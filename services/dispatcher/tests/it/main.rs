@@ -1,6 +1,7 @@
 //! Integration tests of the dispatcher: a real Kafka, a real PostgreSQL, receivers on this machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
+mod batch_answers;
 mod batches;
 mod connections;
 mod default_endpoint;
@@ -10,6 +11,7 @@ mod disabling;
 mod endpoint_credentials;
 mod endpoints;
 mod erasure;
+mod errors;
 mod event_replays;
 mod fairness;
 mod filters;
@@ -28,6 +30,7 @@ mod retrying;
 mod rotating;
 mod schedule;
 mod sealing;
+mod settings;
 mod system;
 mod token_endpoint;
 mod trials;
