@@ -62,10 +62,8 @@ async fn retry_after_delays_each_event_of_a_batch() {
         }
     }
     system.wait_for_schedule("both batches are scheduled", |rows| rows.len() == 10).await;
-    let soonest: f64 = sqlx::query_scalar("SELECT min(extract(epoch FROM due_at - now()))::float8 FROM delivery_schedule")
-        .fetch_one(&system.pool)
-        .await
-        .unwrap();
+    let sql = "SELECT min(extract(epoch FROM due_at - now()))::float8 FROM delivery_schedule";
+    let soonest: f64 = sqlx::query_scalar(sql).fetch_one(&system.pool).await.unwrap();
     assert!(soonest > ASKED_SECONDS as f64 - 30.0, "one of them is due in {soonest} s");
     let [(_, limited, of_limited), (_, busy, of_busy)] = endpoints.as_slice() else { panic!("two endpoints") };
     wait_for_stats(&system, limited, "a 429 stops its endpoint", |stats| !stats["circuit_retry_at"].is_null()).await;

@@ -120,7 +120,7 @@ async fn the_body_of_an_answer_changes_nothing() {
     let system = System::start().await;
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
     let drip = RawReceiver::start(Writes { first: head, then: "a", pause: PAUSE }).await;
-    let large = RawReceiver::start(Writes { first: head, then: "a body without an end, ", pause: Duration::ZERO }).await;
+    let large = RawReceiver::start(Writes { first: head, then: "endless, ", pause: Duration::ZERO }).await;
     for (receiver, is_read_until_the_time_out) in [(&drip, true), (&large, false)] {
         let attempt = attempt(&system, &receiver.url, 2).await;
         let seen = (attempt.outcome, attempt.status_code, &attempt.error);
