@@ -24,6 +24,7 @@ from triggers_client import (
     RateLimitedError,
     RetryPolicy,
     verify_webhook,
+    verify_webhook_batch,
 )
 
 UNKNOWN_ID = "01a22707-0548-7247-b9e1-13cb295a3980"
@@ -264,3 +265,20 @@ def test_a_webhook_is_verified(client: AnyClient, system: System, key: str) -> N
             lambda: (found := client.status(sent.event_id)).status == "delivered" and found, "the delivery is reported"
         )
     assert [(delivery.status, delivery.last_status_code) for delivery in status.deliveries] == [("delivered", 204)]
+
+
+@pytest.mark.parametrize("batch_format", ["json", "cloudevents"])
+def test_a_batch_is_verified(client: AnyClient, system: System, key: str, batch_format: str) -> None:
+    with Receiver() as receiver:
+        endpoint = {"url": receiver.url, "batch": {"format": batch_format}}
+        headers = {"authorization": f"Bearer {key}"}
+        made = httpx.post(f"{system.url}/v1/endpoints", json=endpoint, headers=headers, trust_env=False)
+        sent = client.send("order.created", {"id": 7, "text": "é"})
+        body, signed = wait_for(lambda: receiver.requests and receiver.requests[0], "the webhook arrives")
+    (event,) = verify_webhook_batch(body, signed, made.json()["secret"])
+    assert (event.event_id, event.event_type, event.payload) == (
+        sent.event_id,
+        "order.created",
+        {"id": 7, "text": "é"},
+    )
+    assert event.timestamp == sent.timestamp

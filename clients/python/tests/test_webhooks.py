@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from triggers_client import ConfigurationError, WebhookVerificationError, sign, verify_webhook
+from triggers_client import ConfigurationError, WebhookVerificationError, sign, verify_webhook, verify_webhook_batch
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(24)).decode()
@@ -22,6 +22,20 @@ BODY = json.dumps(
         "id": "e1",
     }
 ).encode()
+
+# As the dispatcher writes them; the Rust client has the same in its tests.
+BATCH = (
+    b'[{"type":"order.created","timestamp":"2026-11-29T11:00:00.000Z","data":{"n": 1.0},"event_id":"e1",'
+    b'"event_type":"order.created","id":"e1"},'
+    b'{"type":"scan","timestamp":"2026-11-29T11:00:01.000Z","data":"AAE=","payload_encoding":"base64",'
+    b'"event_id":"e2","event_type":"scan","id":"e2"}]'
+)
+CLOUD_EVENTS = (
+    b'[{"specversion":"1.0","id":"e1","source":"/v1/organizations/o","type":"order.created",'
+    b'"time":"2026-11-29T11:00:00.000Z","datacontenttype":"application/json","data":{"n": 1.0}},'
+    b'{"specversion":"1.0","id":"e2","source":"/v1/organizations/o","type":"scan",'
+    b'"time":"2026-11-29T11:00:01.000Z","data_base64":"AAE="}]'
+)
 
 
 def headers(secret: str = SECRET, body: bytes = BODY, timestamp: int = NOW) -> dict[str, str]:
@@ -117,6 +131,33 @@ def test_the_tolerance_holds_both_ways() -> None:
 def test_a_signed_body_of_another_kind_is_refused(body: bytes) -> None:
     with pytest.raises(WebhookVerificationError, match="not an event"):
         verify_webhook(body, headers(body=body), SECRET, now=NOW)
+
+
+@pytest.mark.parametrize("body", [BATCH, CLOUD_EVENTS])
+def test_a_batch_is_its_events(body: bytes) -> None:
+    first, second = verify_webhook_batch(body, headers(body=body), SECRET, now=NOW)
+    assert (first.event_id, first.event_type, first.payload, first.payload_encoding) == (
+        "e1",
+        "order.created",
+        {"n": 1.0},
+        None,
+    )
+    assert (second.event_id, second.event_type, second.payload, second.payload_encoding) == (
+        "e2",
+        "scan",
+        "AAE=",
+        "base64",
+    )
+    assert (second.timestamp - first.timestamp).total_seconds() == 1
+    with pytest.raises(WebhookVerificationError, match="no signature"):
+        verify_webhook_batch(body, headers(), SECRET, now=NOW)
+
+
+@pytest.mark.parametrize("body", [BODY, b"x", b"[1]", b"[{}]", b'["specversion"]', b'[{"specversion":"1.0","id":"e"}]'])
+def test_a_signed_body_that_is_no_batch_is_refused(body: bytes) -> None:
+    with pytest.raises(WebhookVerificationError, match="no list of events"):
+        verify_webhook_batch(body, headers(body=body), SECRET, now=NOW)
+    assert verify_webhook_batch(b"[]", headers(body=b"[]"), SECRET, now=NOW) == []
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,17 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
+mod batch;
+
+pub use batch::verify_batch;
+
 /// How far the clocks of sender and receiver may be apart: 5 minutes.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
 
 const SECRET_PREFIX: &str = "whsec_";
 const SIGNATURE_PREFIX: &str = "v1,";
 
-/// The body of a webhook request. Decode it after [`verify`].
+/// The body of a webhook request. Decode it after [`verify`]. [`verify_batch`] reads those of an endpoint with `batch`.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
 pub struct WebhookEvent {
@@ -63,6 +67,9 @@ pub enum VerifyError {
     /// No signature is that of the secret.
     #[error("no signature matches")]
     Signature,
+    /// The signature is good, and the body is no list of events. The endpoint may have no `batch`.
+    #[error("the body is signed, but it is no list of events")]
+    Body,
 }
 
 /// Verifies that the holder of `secret` signed this request, at most `tolerance` from `now`. `body` has the exact bytes

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, CommandFactory as _};
 
 use crate::Cli;
+use crate::roles::api_description;
 
 /// Long-running commands, in the order in which the page lists them.
 const ROLES: [&str; 4] = ["up", "ingest", "materializer", "dispatcher"];
@@ -36,10 +37,17 @@ fn configuration_page_matches_the_options() {
     let page = configuration();
     let path = repository().join("docs/configuration.md");
     if std::env::var_os("WRITE_DOCS").is_some() {
-        std::fs::write(&path, &page).unwrap();
+        replace_file(&path, &page);
     }
     let written = std::fs::read_to_string(&path).unwrap();
     assert!(written == page, "docs/configuration.md differs from the options; run: make docs");
+}
+
+/// Writes a file as a whole. Another test that reads it meanwhile sees the old one or the new one.
+pub(crate) fn replace_file(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
 }
 
 fn configuration() -> String {
@@ -151,13 +159,58 @@ fn pages_name_existing_tests() {
     for folder in ["services", "schemas", "loadtests"] {
         read_all(&repository().join(folder), "rs", &mut sources);
     }
-    for (file, at_least) in [("docs/features.md", 50), ("docs/api-compatibility.md", 15)] {
+    for (file, at_least) in [("docs/features.md", 50), ("docs/api-compatibility.md", 15), ("docs/webhooks.md", 100)] {
         let page = std::fs::read_to_string(repository().join(file)).unwrap();
         let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)).collect();
         assert!(named.len() > at_least, "{file} names tests: {}", named.len());
         let missing: Vec<_> = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
         assert!(missing.is_empty(), "{file} names tests that do not exist: {missing:#?}");
     }
+}
+
+/// In tables whose last column has tests.
+#[test]
+fn each_row_about_webhooks_names_its_test() {
+    let page = std::fs::read_to_string(repository().join("docs/webhooks.md")).unwrap();
+    let (mut is_about_tests, mut rows, mut without) = (false, 0, Vec::new());
+    for line in page.lines() {
+        let last = line.trim_end().trim_end_matches('|').rsplit('|').next().unwrap_or_default().trim();
+        if !line.starts_with('|') {
+            is_about_tests = false;
+        } else if last == "test" {
+            is_about_tests = true;
+        } else if is_about_tests && !last.starts_with("---") {
+            rows += 1;
+            if !last.split('`').skip(1).step_by(2).any(is_test_name) {
+                without.push(line);
+            }
+        }
+    }
+    assert!(rows > 90, "the page has rows with tests: {rows}");
+    assert!(without.is_empty(), "rows of docs/webhooks.md without a test: {without:#?}");
+}
+
+#[test]
+fn each_setting_of_webhooks_is_on_their_page() {
+    let page = std::fs::read_to_string(repository().join("docs/webhooks.md")).unwrap();
+    let (_, settings) = page.split_once("\n## What a setting does\n").unwrap();
+    let (settings, _) = settings.split_once("\n## ").unwrap();
+    // What code font has in the first column.
+    let first_cells = settings.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
+    let documented: BTreeSet<&str> = first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let api = api_description();
+    let members = api["components"]["schemas"]["NewEndpoint"]["properties"].as_object().unwrap();
+    let mut cli = Cli::command();
+    cli.build();
+    let options = cli.find_subcommand("dispatcher").unwrap().get_arguments().filter_map(variable_of);
+    let of_ingest = "WEBHOOK_MAX_ENDPOINT_CHANGES_PER_HOUR";
+    let expected: BTreeSet<String> = options
+        .filter(|variable| variable.contains("WEBHOOK"))
+        .chain([of_ingest.to_owned()])
+        .chain(members.keys().cloned())
+        .collect();
+    let documented: BTreeSet<String> = documented.into_iter().map(str::to_owned).collect();
+    assert_eq!(documented, expected, "left: docs/webhooks.md; right: the options and members");
 }
 
 #[test]

@@ -33,7 +33,7 @@ from triggers_client._models import (
     Received,
 )
 from triggers_client._retry import RetryPolicy
-from triggers_client.webhooks import WebhookEvent, sign, verify_webhook
+from triggers_client.webhooks import WebhookEvent, sign, verify_webhook, verify_webhook_batch
 
 __version__ = VERSION
 
@@ -70,4 +70,5 @@ __all__ = [
     "__version__",
     "sign",
     "verify_webhook",
+    "verify_webhook_batch",
 ]

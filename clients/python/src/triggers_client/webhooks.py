@@ -63,6 +63,39 @@ def verify_webhook(
 
     Raises `WebhookVerificationError`, and `ConfigurationError` if the secret itself is malformed.
     """
+    _verify(body, headers, secret, tolerance_seconds, now)
+    try:
+        return _event(decode(body))
+    except (InvalidAnswerError, ValueError):
+        raise WebhookVerificationError("the body is signed, but it is not an event of Triggers") from None
+
+
+def verify_webhook_batch(
+    body: bytes,
+    headers: Headers,
+    secret: str,
+    *,
+    tolerance_seconds: float = 300,
+    now: float | None = None,
+) -> list[WebhookEvent]:
+    """Verify a webhook of an endpoint with `batch`, as `verify_webhook` does, and return its events, of either format.
+
+    They have one signature, and your answer is for all of them. A batch may come again with other companions:
+    recognize events by their `event_id`.
+
+    Raises `WebhookVerificationError`, and `ConfigurationError` if the secret itself is malformed.
+    """
+    _verify(body, headers, secret, tolerance_seconds, now)
+    try:
+        items = decode(body)
+        if isinstance(items, list):
+            return [_cloud_event(item) if "specversion" in item else _event(item) for item in items]
+    except (InvalidAnswerError, TypeError, ValueError):
+        pass
+    raise WebhookVerificationError("the body is signed, but it is no list of events of Triggers")
+
+
+def _verify(body: bytes, headers: Headers, secret: str, tolerance_seconds: float, now: float | None) -> None:
     key = _key(secret)
     webhook_id, sent_at, signatures = (
         _header(headers, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
@@ -78,21 +111,29 @@ def verify_webhook(
         raise WebhookVerificationError("no signature of webhook-signature is of this secret and body")
     if not abs((time.time() if now is None else now) - int(sent_at)) <= tolerance_seconds:
         raise WebhookVerificationError(f"webhook-timestamp is more than {tolerance_seconds:g} s from now")
-    return _event(body)
 
 
-def _event(body: bytes) -> WebhookEvent:
-    try:
-        item = Members(decode(body), "the body")
-        return WebhookEvent(
-            event_id=item.text("event_id"),
-            event_type=item.text("event_type"),
-            payload=item.any("data"),
-            timestamp=item.time("timestamp"),
-            payload_encoding=item.optional_text("payload_encoding"),
-        )
-    except (InvalidAnswerError, ValueError):
-        raise WebhookVerificationError("the body is signed, but it is not an event of Triggers") from None
+def _event(item: Any) -> WebhookEvent:  # noqa: ANN401
+    members = Members(item, "the event")
+    return WebhookEvent(
+        event_id=members.text("event_id"),
+        event_type=members.text("event_type"),
+        payload=members.any("data"),
+        timestamp=members.time("timestamp"),
+        payload_encoding=members.optional_text("payload_encoding"),
+    )
+
+
+def _cloud_event(item: Any) -> WebhookEvent:  # noqa: ANN401
+    members = Members(item, "the event")
+    binary = members.optional_text("data_base64")
+    return WebhookEvent(
+        event_id=members.text("id"),
+        event_type=members.text("type"),
+        payload=members.any("data") if binary is None else binary,
+        timestamp=members.time("time"),
+        payload_encoding=None if binary is None else "base64",
+    )
 
 
 def _header(headers: Headers, name: str) -> str:

@@ -11,7 +11,7 @@ use super::credential_bodies::{NewAuthBody, NewCompatSignatureBody};
 use super::receiver_auth::ShownAuth;
 use super::store::StoredEndpoint;
 use crate::attempt::sign::Secret;
-use crate::batch::settings::BatchSettings;
+use crate::batch::settings::{BatchFormat, BatchSettings};
 
 /// An endpoint. Its headers, and the secrets of `auth` and `compat_signature`, are write-only.
 #[derive(Serialize, ToSchema)]
@@ -70,7 +70,7 @@ pub(super) struct EndpointBody {
     /// Since when it is disabled; null while it is enabled.
     disabled_at: Option<Timestamp>,
     /// Batched delivery; null: each webhook has one event.
-    #[schema(value_type = Option<BatchSettings>)]
+    #[schema(value_type = Option<ShownBatchSettings>)]
     batch: Option<Value>,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -121,6 +121,22 @@ impl EndpointBody {
     pub(super) fn revealing(endpoint: StoredEndpoint, secret: &Secret) -> Self {
         Self { secret: Some(secret.to_text()), ..Self::new(endpoint) }
     }
+}
+
+/// How one webhook carries several events. Each member is always there.
+#[derive(ToSchema)]
+#[schema(as = EndpointBatchSettings, example = json!({
+    "max_events": 500, "max_bytes": 1048576, "max_wait_ms": 100, "format": "json"
+}))]
+#[expect(dead_code, reason = "describes what the row of an endpoint has")]
+pub(super) struct ShownBatchSettings {
+    /// Most events of one request.
+    max_events: u32,
+    /// Largest body of one request, bytes. An event that is larger goes alone.
+    max_bytes: u32,
+    /// How long the first event waits for others, milliseconds.
+    max_wait_ms: u32,
+    format: BatchFormat,
 }
 
 /// All endpoints of an organization.

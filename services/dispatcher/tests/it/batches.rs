@@ -13,7 +13,7 @@ use testkit::receiver::{Received, Receiver, ReceiverBehavior};
 use crate::system::{KEY, PATIENCE, System, config};
 
 /// The ids of the events in a batch.
-fn ids(request: &Received) -> Vec<String> {
+pub(crate) fn ids(request: &Received) -> Vec<String> {
     let bodies = request.json();
     bodies.as_array().unwrap().iter().map(|body| body["id"].as_str().unwrap().to_owned()).collect()
 }
@@ -26,7 +26,7 @@ fn counts(requests: &[Received]) -> BTreeMap<String, usize> {
 }
 
 /// Waits until each of these events has come in a batch that the receiver took. Returns all requests.
-async fn wait_for_events(receiver: &Receiver, events: &[String]) -> Vec<Received> {
+pub(crate) async fn wait_for_events(receiver: &Receiver, events: &[String]) -> Vec<Received> {
     eventually(PATIENCE, "each event comes in a batch", || async {
         let received = receiver.received();
         let counts = counts(&received);
@@ -40,7 +40,7 @@ async fn publish_all(system: &System, events: &[Event]) -> Vec<String> {
     events.iter().map(|event| event.event_id.to_string()).collect()
 }
 
-fn event_id(id: &str) -> EventId {
+pub(crate) fn event_id(id: &str) -> EventId {
     id.parse().unwrap()
 }
 

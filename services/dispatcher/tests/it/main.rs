@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 #![allow(clippy::disallowed_methods, reason = "nothing cancels the transactions of tests")]
 
+mod batch_answers;
 mod batches;
 mod connections;
 mod default_endpoint;
@@ -11,6 +12,7 @@ mod disabling;
 mod endpoint_credentials;
 mod endpoints;
 mod erasure;
+mod errors;
 mod event_replays;
 mod fairness;
 mod filters;
@@ -29,6 +31,7 @@ mod retrying;
 mod rotating;
 mod schedule;
 mod sealing;
+mod settings;
 mod system;
 mod token_endpoint;
 mod trials;

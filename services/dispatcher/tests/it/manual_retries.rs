@@ -10,7 +10,7 @@ use testkit::receiver::{Receiver, ReceiverBehavior};
 use crate::system::{Answer, KEY, OTHER_KEY, System};
 
 /// Shows a delivery as its last report says.
-async fn show_delivery(system: &System, report: &DeliveryAttempt) {
+pub(crate) async fn show_delivery(system: &System, report: &DeliveryAttempt) {
     let rank = 3 * report.round + i32::from(report.outcome != DeliveryOutcome::Retrying);
     sqlx::query(
         "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts,
@@ -31,7 +31,7 @@ async fn show_delivery(system: &System, report: &DeliveryAttempt) {
     .unwrap();
 }
 
-async fn retry(system: &System, delivery: DeliveryId) -> Answer {
+pub(crate) async fn retry(system: &System, delivery: DeliveryId) -> Answer {
     system.call(Method::POST, &format!("/deliveries/{delivery}/retry"), KEY, None).await
 }
 

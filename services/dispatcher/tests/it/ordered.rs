@@ -9,6 +9,7 @@ use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 use testkit::receiver::{Received, Receiver, ReceiverBehavior};
 
+use crate::manual_retries::{retry, show_delivery};
 use crate::system::{KEY, System};
 
 /// How long a receiver takes for an answer. Two requests of one lane are at least this far apart.
@@ -201,6 +202,25 @@ async fn a_retry_by_hand_keeps_to_the_lane_while_it_waits() {
     retry(&events[0]).await;
     wait_for_all(&receiver, &events).await;
     assert_ordered(&events, &receiver.received());
+}
+
+#[tokio::test]
+async fn a_finished_delivery_is_retried_beside_its_lane() {
+    let system = System::start().await;
+    let receiver = receiver().await;
+    system.endpoint(&receiver, json!({"ordered": true, "retry_schedule": [3600]})).await;
+    let events = [keyed(&system, Some("a"), 0), keyed(&system, Some("a"), 1), keyed(&system, Some("a"), 0)];
+    let first = system.publish(&events[0]).await;
+    publish_all(&system, &events[1..]).await;
+    let report = system.wait_for_reports(events[0].event_id, 1).await.remove(0);
+    system.wait_for_schedule("the lane waits", |rows| rows.len() == 2).await;
+    show_delivery(&system, &report).await;
+    system.show(&events[0], &first, false).await;
+    retry(&system, report.delivery_id).await.expect(202);
+    let reports = system.wait_for_reports(events[0].event_id, 2).await;
+    assert_eq!((reports[1].outcome, reports[1].round), (DeliveryOutcome::Delivered, 1));
+    let order: Vec<String> = receiver.received().iter().map(Received::id).collect();
+    assert_eq!(order, [0, 1, 0].map(|nth: usize| id(&events[nth])), "the lane still waits for its second event");
 }
 
 #[tokio::test]

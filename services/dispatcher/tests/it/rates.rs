@@ -26,12 +26,17 @@ fn assert_rate(received: &[Received], rate: usize) {
     println!("arrivals per second at {rate}: {by_second:?}");
 }
 
-async fn stats(system: &System, endpoint: &Value) -> Value {
+pub(crate) async fn stats(system: &System, endpoint: &Value) -> Value {
     let path = format!("/endpoints/{}/stats", endpoint["id"].as_str().unwrap());
     system.call(Method::GET, &path, KEY, None).await.expect(200).body
 }
 
-async fn wait_for_stats(system: &System, endpoint: &Value, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn wait_for_stats(
+    system: &System,
+    endpoint: &Value,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     eventually(PATIENCE, what, || async { Some(stats(system, endpoint).await).filter(|stats| wanted(stats)) }).await
 }
 

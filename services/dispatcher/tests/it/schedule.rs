@@ -132,6 +132,31 @@ async fn a_schedule_ends_after_its_time() {
 }
 
 #[tokio::test]
+async fn a_held_delivery_ends_when_its_event_leaves_the_inbox() {
+    let mut brief = config();
+    brief.max_retry_time = Duration::from_secs(3600);
+    let system = System::start_with(brief).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let made = system.endpoint(&receiver, json!({"retry_schedule": [86400]})).await;
+    let event = system.event("a");
+    system.publish(&event).await;
+    wait_until_scheduled(&system, &event).await;
+    system.change_endpoint(&made["id"], json!({"enabled": false})).await;
+    system.make_all_due().await;
+    system.wait_for_schedule("the row is held", |rows| rows.iter().any(|(state, ..)| state == "held")).await;
+    for sql in [
+        "UPDATE delivery_schedule SET created_at = now() - interval '2 hours'",
+        "UPDATE retention_floor SET floor = now() + interval '1 minute'",
+    ] {
+        assert_eq!(sqlx::query(sql).execute(&system.pool).await.unwrap().rows_affected(), 1);
+    }
+    let reports = system.wait_for_reports(event.event_id, 2).await;
+    let seen = (reports[1].outcome, reports[1].error.as_deref());
+    assert_eq!(seen, (DeliveryOutcome::Failed, Some("the event is older than the retention period")));
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
 async fn changing_an_endpoint_touches_no_row_of_its_deliveries() {
     let system = System::start().await;
     let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;

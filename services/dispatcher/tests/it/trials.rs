@@ -51,6 +51,26 @@ async fn a_test_is_signed_and_sent_once() {
 }
 
 #[tokio::test]
+async fn a_test_waits_for_no_lane_and_shares_no_batch() {
+    let system = System::start().await;
+    let (ordered, batched) = (
+        Receiver::start(ReceiverBehavior::Refuse(500, "\"many\"")).await,
+        Receiver::start(ReceiverBehavior::Status(200)).await,
+    );
+    let with_lanes = system.endpoint(&ordered, json!({"ordered": true, "retry_schedule": [3600]})).await;
+    system.publish_many(2).await;
+    ordered.wait_for(1).await;
+    let with_batches = system.endpoint(&batched, json!({"event_types": ["none"], "batch": {}})).await;
+    test(&system, &with_lanes, KEY).await.expect(202);
+    test(&system, &with_batches, KEY).await.expect(202);
+    let received = ordered.wait_for(2).await;
+    assert_eq!(received[1].json()["type"], "triggers.test", "the lane waits for the event that failed");
+    let body = batched.wait_for(1).await.remove(0).json();
+    let [event] = body.as_array().unwrap().as_slice() else { panic!("one event: {body}") };
+    assert_eq!(event["type"], "triggers.test");
+}
+
+#[tokio::test]
 async fn a_test_is_refused_where_nothing_may_be_sent() {
     let system = System::without_dispatcher().await;
     let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;

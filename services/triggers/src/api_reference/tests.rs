@@ -3,13 +3,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::page::page;
+use crate::documents::replace_file;
 use crate::roles::api_description;
 
 /// Writes or compares a generated file.
 fn check(path: &str, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
     if std::env::var_os("WRITE_DOCS").is_some() {
-        std::fs::write(&path, expected).unwrap();
+        replace_file(&path, expected);
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == expected, "{} differs from the code; run: make docs", path.display());

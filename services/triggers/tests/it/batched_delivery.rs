@@ -1,12 +1,13 @@
 //! Batched delivery from the outside: a system with all roles, and a dispatcher that is killed.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use devstack::Signal;
 use devstack::testing::eventually;
 use serde_json::{Value, json};
 use testkit::receiver::{Received, Receiver, ReceiverBehavior};
+use triggers_client::webhook;
 
 use crate::system::System;
 
@@ -28,7 +29,7 @@ async fn a_killed_dispatcher_loses_no_event_of_its_batches() {
     let receiver = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(300))).await;
     let batch = json!({"max_events": 20, "max_wait_ms": 50});
     let body = json!({"url": receiver.url(), "timeout_seconds": 3, "max_in_flight": 2, "batch": batch});
-    api.post("/v1/endpoints", &body).await.expect(201);
+    let endpoint = api.post("/v1/endpoints", &body).await.expect(201).json();
     let items: Vec<Value> = (0..300).map(|n| json!({"event_type": "order.created", "payload": {"n": n}})).collect();
     let accepted = api.post("/v1/events/batch", &json!({ "events": items })).await.expect(200).json();
     let sent: BTreeSet<String> = accepted["results"]
@@ -58,6 +59,10 @@ async fn a_killed_dispatcher_loses_no_event_of_its_batches() {
 
     // Each delivery shows the request that it shares.
     let request = received.last().unwrap();
+    let (secret, now) = (endpoint["secret"].as_str().unwrap(), SystemTime::now());
+    let verified = webhook::verify_batch(secret, &request.headers, &request.body, now, webhook::TOLERANCE).unwrap();
+    let verified: Vec<String> = verified.into_iter().map(|event| event.event_id).collect();
+    assert_eq!(verified, events(request), "a receiver with the client reads the same events");
     for event in events(request) {
         let shown = eventually(PATIENCE, "the delivery is shown", || async {
             let page = api.get(&format!("/v1/events/{event}/deliveries?status=delivered")).await;
