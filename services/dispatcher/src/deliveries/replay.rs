@@ -96,10 +96,17 @@ impl EndpointReplay {
             endpoint,
             only,
             from: start,
-            before: before.or_else(|| (!only.is_of_events()).then(OffsetDateTime::now_utc)),
+            // What was missed has no delivery, however late it was accepted.
+            before: before.or_else(|| (only != Only::Missing).then(now)),
             event_types: read_types(self.event_types.as_deref())?,
         })
     }
+}
+
+/// Now, in milliseconds, as the log notes when it accepts: an event that is accepted later is not before it.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_millisecond(now.millisecond()).unwrap_or(now)
 }
 
 /// Reads a time of a body.

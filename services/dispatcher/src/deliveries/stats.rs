@@ -58,12 +58,12 @@ pub(super) struct StatsBody {
     p50_ms: Option<f64>,
     /// Their 95th percentile.
     p95_ms: Option<f64>,
-    /// Start of the last attempt of the newest delivered one, also before the window.
+    /// Start of the latest attempt that succeeded, of the newest 1,000 that are delivered; also before the window.
     last_success_at: Option<Timestamp>,
     /// Error of the newest delivery that failed or waits for its next attempt, also before the window.
     last_error: Option<String>,
-    /// Whether attempts start: `closed`: yes; `open`: none until `circuit_retry_at`; `half_open`: one probes the
-    /// endpoint. This and what follows is as of about a second ago.
+    /// Whether attempts start: `closed`: yes, unless `circuit_retry_at` names a time to come; `open`: none until
+    /// `circuit_retry_at`; `half_open`: one probes the endpoint. This and what follows is as of about a second ago.
     #[schema(value_type = CircuitName)]
     circuit: String,
     /// When the next attempt starts: of an open circuit, or after a pause that the endpoint asked for with 429 and
@@ -248,15 +248,20 @@ async fn latencies(
     .await
 }
 
+/// A delivery that was retried may be an older one. All of them would be too many to read.
+const NEWEST_DELIVERED: i64 = 1_000;
+
+/// The time of the last success, among the newest deliveries, and the last error.
 async fn last(
     pool: &PgPool,
     organization: OrgId,
     endpoint: EndpointId,
 ) -> Result<(Option<OffsetDateTime>, Option<String>), sqlx::Error> {
     sqlx::query_as(
-        "SELECT (SELECT d.last_started_at FROM contract.deliveries d
-                 WHERE d.org_id = $1 AND d.endpoint_id = $2 AND d.status = 'delivered'
-                 ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT 1),
+        "SELECT (SELECT max(d.last_started_at) FROM (
+                     SELECT d.last_started_at FROM contract.deliveries d
+                     WHERE d.org_id = $1 AND d.endpoint_id = $2 AND d.status = 'delivered'
+                     ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT $3) AS d),
                 (SELECT d.last_error FROM UNNEST(ARRAY['failed', 'retrying']) AS wanted (status) CROSS JOIN LATERAL (
                      SELECT d.last_error, d.last_started_at FROM contract.deliveries d
                      WHERE d.org_id = $1 AND d.endpoint_id = $2 AND d.status = wanted.status
@@ -265,6 +270,7 @@ async fn last(
     )
     .bind(organization.as_uuid())
     .bind(endpoint.as_uuid())
+    .bind(NEWEST_DELIVERED)
     .fetch_one(pool)
     .await
 }

@@ -74,7 +74,8 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Those that sign at this time, seconds since the Unix epoch. Each adds a signature.
     pub(crate) fn at(&self, unix_seconds: i64) -> &[Secret] {
-        let overlaps = self.previous_expires_at.is_some_and(|end| unix_seconds < end.unix_timestamp());
+        // The second in which it ends still has it: it never ends before it was said to.
+        let overlaps = self.previous_expires_at.is_some_and(|end| unix_seconds <= end.unix_timestamp());
         let count = if overlaps { self.all.len() } else { 1 };
         self.all.get(..count).unwrap_or(&self.all)
     }
@@ -309,9 +310,9 @@ pub(crate) mod tests {
 
     #[test]
     fn the_previous_secret_signs_until_its_time() {
-        let end = OffsetDateTime::from_unix_timestamp(1000).ok();
+        let end = OffsetDateTime::from_unix_timestamp_nanos(1_000_900_000_000).ok();
         let secrets = Secrets { all: vec![Secret::generate(), Secret::generate()], previous_expires_at: end };
-        assert_eq!([999, 1000, 2000].map(|now| secrets.at(now).len()), [2, 1, 1]);
+        assert_eq!([999, 1000, 1001].map(|now| secrets.at(now).len()), [2, 2, 1]);
         let single = Secrets { all: vec![Secret::generate()], previous_expires_at: None };
         assert_eq!(single.at(0).len(), 1);
         assert_eq!(Secrets { all: Vec::new(), previous_expires_at: None }.at(0).len(), 0);

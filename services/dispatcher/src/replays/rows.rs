@@ -131,6 +131,11 @@ pub(crate) async fn create(
     connection: &mut PgConnection,
     selection: &Selection,
 ) -> Result<Option<ReplayId>, sqlx::Error> {
+    // One after the other, or each would count without the others.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('triggers replays'), hashtext($1::text))")
+        .bind(selection.org_id.as_uuid())
+        .execute(&mut *connection)
+        .await?;
     let stage = if selection.only.is_of_events() { Stage::Starting } else { Stage::Scheduling };
     let (from_partition, from_offset) = selection.from.and_then(|start| start.record).unzip();
     let id: Option<Uuid> = sqlx::query_scalar(

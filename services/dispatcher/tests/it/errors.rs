@@ -78,11 +78,9 @@ async fn attempt(system: &System, url: &str, timeout_seconds: u32) -> DeliveryAt
 #[tokio::test]
 async fn an_error_is_a_failed_attempt_with_its_text() {
     let name_server = NameServer::start().await.unwrap();
-    let system = System::start_with(dispatcher::DispatcherConfig {
-        name_servers: vec![name_server.address()],
-        ..config()
-    })
-    .await;
+    let system =
+        System::start_with(dispatcher::DispatcherConfig { name_servers: vec![name_server.address()], ..config() })
+            .await;
     let plain = Receiver::start(ReceiverBehavior::Status(200)).await;
     let hanging = Receiver::start(ReceiverBehavior::Hang).await;
     let tls = TlsReceiver::start(&Authority::new().security(&["localhost"], &[])).await;
@@ -132,11 +130,9 @@ async fn the_body_of_an_answer_changes_nothing() {
 #[tokio::test]
 async fn a_look_up_without_a_place_is_no_attempt() {
     let name_server = NameServer::start().await.unwrap();
-    let system = System::start_with(dispatcher::DispatcherConfig {
-        name_servers: vec![name_server.address()],
-        ..config()
-    })
-    .await;
+    let system =
+        System::start_with(dispatcher::DispatcherConfig { name_servers: vec![name_server.address()], ..config() })
+            .await;
     // An organization has four look-ups at the same time, and a dead name server takes 4 s each.
     for n in 0..8 {
         let endpoint = json!({"url": format!("http://n{n}.dead.test/"), "retry_schedule": [3600]});

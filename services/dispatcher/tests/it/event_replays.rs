@@ -59,6 +59,18 @@ async fn show_events(system: &System, count: i32, event_type: &str) -> Vec<Event
     ids.into_iter().map(EventId::from_uuid).collect()
 }
 
+/// Makes it an event that was accepted after all that the test does: the log delivers it, and no replay of all.
+async fn accept_later(system: &System, event: EventId) {
+    let later = OffsetDateTime::now_utc() + Duration::from_secs(3600);
+    sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(later).execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE view.events SET accepted_at = $2 WHERE event_id = $1")
+        .bind(event.as_uuid())
+        .bind(later)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+}
+
 /// Shows deliveries of events that were tried once.
 async fn show_deliveries(system: &System, endpoint: EndpointId, events: &[EventId], status: &str) {
     sqlx::query(
@@ -186,6 +198,7 @@ async fn all_events_are_sent_again_acknowledged_ones_too() {
     let receiver = Receiver::start(ReceiverBehavior::Turns(vec![500, 500, 500, 200])).await;
     let endpoint = id_of(&system.endpoint(&receiver, json!({"retry_schedule": [1]})).await);
     let events = show_events(&system, 3, "wanted").await;
+    accept_later(&system, show_events(&system, 1, "wanted").await[0]).await;
     show_deliveries(&system, endpoint, &events[..1], "delivered").await;
     show_deliveries(&system, endpoint, &events[1..2], "failed").await;
     sqlx::query("UPDATE view.events SET acknowledged_at = now()").execute(&system.pool).await.unwrap();

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::DeliveryId;
 
 use super::print;
 use crate::client::{Client, Credential};
@@ -19,12 +20,12 @@ enum DeliveryAction {
     /// Show a delivery with its attempts
     Show {
         /// Id of the delivery
-        id: String,
+        id: DeliveryId,
     },
     /// Send a delivery again at once, also one that was delivered
     Retry {
         /// Id of the delivery
-        id: String,
+        id: DeliveryId,
     },
 }
 

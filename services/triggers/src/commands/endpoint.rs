@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::EndpointId;
 use serde_json::{Value, json};
 
 use super::deliveries::{self, DeliveryFilters};
@@ -38,19 +39,19 @@ enum EndpointAction {
     /// Show an endpoint
     Show {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
     },
     /// List the deliveries of an endpoint, newest first
     Deliveries {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
         #[command(flatten)]
         filters: DeliveryFilters,
     },
     /// Show how deliveries to an endpoint go: counts, share of successes, latency, last error
     Stats {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
         /// Time that ends now: 1h, 24h or 7d
         #[arg(long, default_value = "24h", value_parser = ["1h", "24h", "7d"])]
         window: String,
@@ -58,26 +59,26 @@ enum EndpointAction {
     /// Send an event of type triggers.test to an endpoint, once, and print the id of its delivery
     Test {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
     },
     /// Retry the deliveries of an endpoint that failed, and show the progress
     Retry {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
         #[command(flatten)]
         range: Range,
     },
     /// Send events to an endpoint again, or those that it never got, and print the id of the replay
     Replay {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
         #[command(flatten)]
         selection: EventSelection,
     },
     /// Give an endpoint a new secret and print it, which is never shown again
     Rotate {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
         /// How long webhooks are signed with the previous secret as well
         #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
         overlap_seconds: u32,
@@ -85,7 +86,7 @@ enum EndpointAction {
     /// Delete an endpoint and cancel its pending deliveries
     Delete {
         /// Id of the endpoint
-        id: String,
+        id: EndpointId,
     },
 }
 
@@ -124,8 +125,8 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
             let path = format!("/v1/endpoints/{id}/test");
             print::json(&client.fetch(client.request(Credential::ApiKey, Method::POST, &path)?).await?)
         }
-        EndpointAction::Retry { id, range } => replay::retry(client, &id, &range).await,
-        EndpointAction::Replay { id, selection } => replay::replay(client, &id, &selection).await,
+        EndpointAction::Retry { id, range } => replay::retry(client, id, &range).await,
+        EndpointAction::Replay { id, selection } => replay::replay(client, id, &selection).await,
         EndpointAction::Rotate { id, overlap_seconds } => {
             let path = format!("/v1/endpoints/{id}/secret/rotate");
             let body = json!({"overlap_seconds": overlap_seconds});

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::EventId;
 use serde_json::Value;
 
 use super::deliveries::{self, DeliveryFilters};
@@ -21,14 +22,14 @@ enum EventAction {
     /// List the deliveries of an event, newest first
     Deliveries {
         /// Id of the event
-        id: String,
+        id: EventId,
         #[command(flatten)]
         filters: DeliveryFilters,
     },
     /// Explain for each endpoint why the event did or did not arrive
     Explain {
         /// Id of the event
-        id: String,
+        id: EventId,
         /// Format; default: table on a terminal, else json
         #[arg(long, value_enum)]
         output: Option<Output>,

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::{KeyId, OrgId};
 use serde_json::{Value, json};
 
 use super::print;
@@ -26,7 +27,7 @@ enum KeyAction {
         role: String,
         /// Organization of the key, which needs the operator token; default: that of the API key in use
         #[arg(long, value_name = "ID")]
-        org: Option<String>,
+        org: Option<OrgId>,
         /// Allow only events of this type; repeatable
         #[arg(long = "event-type", value_name = "TYPE")]
         event_types: Vec<String>,
@@ -43,7 +44,7 @@ enum KeyAction {
     /// Change an API key; options that are left out change nothing
     Patch {
         /// Id of the API key
-        id: String,
+        id: KeyId,
         /// New name
         #[arg(long)]
         name: Option<String>,
@@ -75,7 +76,7 @@ enum KeyAction {
     /// Revoke an API key: every instance refuses it within a second
     Revoke {
         /// Id of the API key
-        id: String,
+        id: KeyId,
     },
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::OrgId;
 use serde_json::{Value, json};
 
 use super::print;
@@ -36,12 +37,12 @@ enum OrgAction {
     /// Show an organization
     Show {
         /// Id of the organization
-        id: String,
+        id: OrgId,
     },
     /// Change an organization; options that are left out change nothing
     Patch {
         /// Id of the organization
-        id: String,
+        id: OrgId,
         /// New name
         #[arg(long)]
         name: Option<String>,
@@ -62,7 +63,7 @@ enum OrgAction {
     /// are deleted within minutes. Needs --yes
     Erase {
         /// Id of the organization
-        id: String,
+        id: OrgId,
         /// Really erase it; this cannot be undone
         #[arg(long)]
         yes: bool,
@@ -92,7 +93,7 @@ pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
             let rows = response.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &COLUMNS)
         }
-        OrgAction::Show { id } => print::json(&show(client, &id).await?),
+        OrgAction::Show { id } => print::json(&show(client, id).await?),
         OrgAction::Patch { id, name, tier, limit, no_limit, webhook_url } => {
             let mut body = body_of(name, tier, limit, webhook_url);
             if no_limit {
@@ -104,7 +105,7 @@ pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
         }
         OrgAction::Erase { id, yes } => {
             if !yes {
-                let name = show(client, &id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let name = show(client, id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
                 bail!("this erases {name} and all its data irrevocably; to do it, repeat the command with --yes");
             }
             client
@@ -114,7 +115,7 @@ pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
                     &format!("/v1/organizations/{id}"),
                 )?)
                 .await?;
-            print::json(&show(client, &id).await?)
+            print::json(&show(client, id).await?)
         }
     }
 }
@@ -133,6 +134,6 @@ fn body_of(name: Option<String>, tier: Option<String>, limit: Option<u32>, webho
     body
 }
 
-async fn show(client: &Client, id: &str) -> Result<Value> {
+async fn show(client: &Client, id: OrgId) -> Result<Value> {
     client.fetch(client.request(Credential::OperatorToken, Method::GET, &format!("/v1/organizations/{id}"))?).await
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use schemas::ids::{EndpointId, ReplayId};
 use serde_json::{Value, json};
 
 use super::print;
@@ -25,7 +26,7 @@ enum ReplayAction {
     /// Show how far a replay is
     Show {
         /// Id of the replay
-        id: String,
+        id: ReplayId,
         /// Show the progress until it has ended
         #[arg(long)]
         wait: bool,
@@ -33,17 +34,17 @@ enum ReplayAction {
     /// Cancel a replay: it schedules nothing more
     Cancel {
         /// Id of the replay
-        id: String,
+        id: ReplayId,
     },
 }
 
 pub(super) async fn run(client: &Client, args: ReplayArgs) -> Result<()> {
     match args.action {
-        ReplayAction::Show { id, wait: true } => wait(client, &id, 0).await,
-        ReplayAction::Show { id, wait: false } => print::json(&read(client, &id).await?),
+        ReplayAction::Show { id, wait: true } => wait(client, id, 0).await,
+        ReplayAction::Show { id, wait: false } => print::json(&read(client, id).await?),
         ReplayAction::Cancel { id } => {
-            client.execute(client.request(Credential::ApiKey, Method::DELETE, &path(&id))?).await?;
-            print::json(&read(client, &id).await?)
+            client.execute(client.request(Credential::ApiKey, Method::DELETE, &path(id))?).await?;
+            print::json(&read(client, id).await?)
         }
     }
 }
@@ -94,14 +95,14 @@ pub(super) struct EventSelection {
 }
 
 /// Retries failed deliveries, and waits until all are scheduled.
-pub(super) async fn retry(client: &Client, endpoint: &str, range: &Range) -> Result<()> {
+pub(super) async fn retry(client: &Client, endpoint: EndpointId, range: &Range) -> Result<()> {
     let path = format!("/v1/endpoints/{endpoint}/retry");
     let body = range.body("failed");
     start(client, &path, body, range.dry_run, true).await
 }
 
 /// Replays events.
-pub(super) async fn replay(client: &Client, endpoint: &str, selection: &EventSelection) -> Result<()> {
+pub(super) async fn replay(client: &Client, endpoint: EndpointId, selection: &EventSelection) -> Result<()> {
     let path = format!("/v1/endpoints/{endpoint}/replay");
     let mut body = selection.range.body(&selection.only);
     if let Some(position) = &selection.from_position {
@@ -129,12 +130,14 @@ async fn start(client: &Client, path: &str, mut body: Value, dry_run: bool, wait
     if !waits {
         return print::json(&started);
     }
-    let Some(id) = started["replay_id"].as_str() else { bail!("the answer has no replay_id: {started}") };
+    let Some(id) = started["replay_id"].as_str().and_then(|id| id.parse().ok()) else {
+        bail!("the answer has no replay_id: {started}")
+    };
     wait(client, id, expected).await
 }
 
 /// Shows the progress of a replay until it has ended. `expected`: how many deliveries it will take, if that is known.
-async fn wait(client: &Client, id: &str, expected: u64) -> Result<()> {
+async fn wait(client: &Client, id: ReplayId, expected: u64) -> Result<()> {
     let progress = ProgressDisplay::new("deliveries scheduled")?;
     let mut waits_for = Value::Null;
     loop {
@@ -163,10 +166,10 @@ fn reason(waits_for: &str) -> Option<&'static str> {
     }
 }
 
-async fn read(client: &Client, id: &str) -> Result<Value> {
+async fn read(client: &Client, id: ReplayId) -> Result<Value> {
     client.fetch(client.request(Credential::ApiKey, Method::GET, &path(id))?).await
 }
 
-fn path(id: &str) -> String {
+fn path(id: ReplayId) -> String {
     format!("/v1/replays/{id}")
 }

@@ -15,7 +15,16 @@ use crate::system::{System, finish};
 #[tokio::test]
 async fn exit_codes_of_help_usage_errors_and_failures() {
     let folder = tempfile::tempdir().unwrap();
-    let wrong: [&[&str]; 5] = [&[], &["frobnicate"], &["send"], &["key", "create"], &["up", "--port", "nine"]];
+    let wrong: [&[&str]; 7] = [
+        &[],
+        &["frobnicate"],
+        &["send"],
+        &["key", "create"],
+        &["up", "--port", "nine"],
+        // An id is no path: this would revoke a key.
+        &["endpoint", "delete", "../keys/0192f0c1-2345-7abc-8def-0123456789ab"],
+        &["replay", "cancel", "0192f0c1-2345-7abc-8def-0123456789ab#"],
+    ];
     for args in wrong {
         let finished = finish(triggers(folder.path()), args).await.expect(2);
         assert!(finished.log.starts_with("error: ") || finished.log.contains("Usage:"), "{}", finished.log);

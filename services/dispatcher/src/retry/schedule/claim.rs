@@ -74,6 +74,9 @@ fn rest(wanted: &[Wanted], claimed: &[ClaimedRow]) -> Vec<Wanted> {
 ///
 /// Materialized, or a nested loop may pick rows several times: each time it would skip those that the statement has
 /// claimed already, and claim more.
+///
+/// PostgreSQL cannot know how few rows are due: beside millions of them it might read all to join them. It expects
+/// arrays to be short, and looks their elements up.
 macro_rules! update_claimed {
     ($due:expr) => {
         concat!(
@@ -85,7 +88,8 @@ macro_rules! update_claimed {
              FROM due JOIN delivery_schedule d ON d.delivery_id = due.delivery_id
                       LEFT JOIN delivery_events e ON e.log_partition = d.log_partition AND e.log_epoch = d.log_epoch
                                                      AND e.log_offset = d.log_offset
-             WHERE s.delivery_id = due.delivery_id
+             WHERE s.delivery_id = due.delivery_id AND s.delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
+                   AND d.delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
              RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, e.payload,
                        e.payload_encoding, e.traceparent, e.hops, e.endpoints_matched, s.log_epoch, s.log_partition,
                        s.log_offset, s.attempts, s.attempts_before, s.round, s.lease_id, s.refusal, s.lane,
