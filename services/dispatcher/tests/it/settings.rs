@@ -37,8 +37,7 @@ async fn an_endpoint_without_max_in_flight_has_the_option() {
     let mut narrow = config();
     narrow.max_in_flight_per_endpoint = 2;
     let system = System::start_with(narrow).await;
-    let (own, other) =
-        (Receiver::start(ReceiverBehavior::Hang).await, Receiver::start(ReceiverBehavior::Hang).await);
+    let (own, other) = (Receiver::start(ReceiverBehavior::Hang).await, Receiver::start(ReceiverBehavior::Hang).await);
     system.endpoint(&own, json!({"max_in_flight": 5, "timeout_seconds": 30})).await;
     system.endpoint(&other, json!({"timeout_seconds": 30})).await;
     system.publish_many(20).await;
