@@ -93,6 +93,7 @@ async fn an_error_is_a_failed_attempt_with_its_text() {
     let cases = [
         (closed_port().await, 5, "the connection was refused"),
         ("http://nobody.test/".to_owned(), 5, "the host name could not be resolved"),
+        ("http://n.dead.test/".to_owned(), 10, "the name servers of the host name do not answer"),
         (plain.url().replace("http:", "https:"), 5, "TLS failed: TLS handshake failed"),
         (tls.url("localhost", "hook"), 5, "TLS failed: unknown certificate authority"),
         (silent.url.replace("http:", "https:"), 10, "no response within 5 s"),
@@ -144,7 +145,6 @@ async fn a_look_up_without_a_place_is_no_attempt() {
         // Look-up and connection have 5 s together, with the wait for a place.
         let errors = ["the name servers of the host name do not answer", "no response within 5 s"];
         assert!(errors.contains(&report.error.as_deref().unwrap()), "{:?}", report.error);
-        println!("{} ms: {:?}", report.latency_ms, report.error);
         assert_eq!((report.attempt, report.outcome), (1, DeliveryOutcome::Retrying));
     }
     let endpoints: BTreeSet<_> = reports.iter().map(|report| report.endpoint_id).collect();
