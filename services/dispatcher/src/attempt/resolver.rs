@@ -31,9 +31,10 @@ const MAX_ADDRESSES: usize = 16;
 /// name server says, but not longer than that.
 const KEPT_FOR: Duration = Duration::from_secs(5);
 const KEPT_AT_MOST: Duration = Duration::from_secs(60);
-/// How long a name server may take, and how often it is asked.
+/// How long a name server may take, and how often it is asked once more. A wait for a place and a look-up are shorter
+/// than the time for a connection, which would cut it short: nobody would learn that the name server is dead.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
-const SERVER_ATTEMPTS: usize = 2;
+const SERVER_RETRIES: usize = 1;
 
 type Outcome = Result<Arc<[IpAddr]>, Failure>;
 
@@ -123,7 +124,8 @@ fn dns(name_servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     };
     let options = builder.options_mut();
     options.timeout = SERVER_TIMEOUT;
-    options.attempts = SERVER_ATTEMPTS;
+    // It counts the retries.
+    options.attempts = SERVER_RETRIES;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = MAX_NAMES;
     options.positive_max_ttl = Some(KEPT_AT_MOST);

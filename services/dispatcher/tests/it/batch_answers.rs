@@ -83,12 +83,13 @@ async fn a_batch_is_the_probe_of_an_open_circuit() {
     const PROBING: Duration = Duration::from_millis(1500);
     let system = System::start().await;
     let receiver = Receiver::start(ReceiverBehavior::Hang).await;
-    let batch = json!({"max_events": 10, "max_wait_ms": 50});
-    let settings = json!({"batch": batch, "timeout_seconds": 3, "retry_schedule": [3600], "max_in_flight": 3});
+    let batch = json!({"max_events": 10, "max_wait_ms": 300});
+    let settings = json!({"batch": batch, "timeout_seconds": 3, "retry_schedule": [3600]});
     let endpoint = system.endpoint(&receiver, settings).await;
     let hanging = system.publish_many(30).await;
     wait_for_stats(&system, &endpoint, "the circuit opens", |stats| stats["circuit"] == "open").await;
-    assert_eq!(receiver.take().len(), 3, "a batch is one attempt in flight, and one for the circuit");
+    let requests = receiver.take().len();
+    assert!((3..=6).contains(&requests), "a batch counts once for the circuit: {requests}");
     receiver.change(ReceiverBehavior::Slow(PROBING));
     let waiting = system.publish_many(40).await;
     let received = wait_for_events(&receiver, &waiting).await;

@@ -142,7 +142,7 @@ async fn a_look_up_without_a_place_is_no_attempt() {
     system.publish(&event).await;
     let reports = system.wait_for_reports(event.event_id, 8).await;
     for report in &reports {
-        // The wait for a place counts, so the look-up may be cut short.
+        // Look-up and connection have 5 s together, with the wait for a place.
         let errors = ["the name servers of the host name do not answer", "no response within 5 s"];
         assert!(errors.contains(&report.error.as_deref().unwrap()), "{:?}", report.error);
         assert_eq!((report.attempt, report.outcome), (1, DeliveryOutcome::Retrying));
