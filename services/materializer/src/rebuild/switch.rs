@@ -46,7 +46,7 @@ impl Switchover<'_> {
         replayer: &mut LogReplayer,
         progress: &(impl Fn(ReplayProgress) + Sync),
     ) -> Result<SwitchoverResult, RebuildError> {
-        let mut transaction = runtime::postgres::begin_with(&self.pool, BEGIN).await?;
+        let mut transaction = runtime::postgres::begin_with(self.pool, BEGIN).await?;
         let live = lock_live(&mut transaction).await?;
         let started = Instant::now();
         // An error or a timeout from here on rolls the transaction back, and the live view continues.
