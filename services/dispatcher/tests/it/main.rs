@@ -1,6 +1,5 @@
 //! Integration tests of the dispatcher: a real Kafka, a real PostgreSQL, receivers on this machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
-#![allow(clippy::disallowed_methods, reason = "nothing cancels the transactions of tests")]
 
 mod batch_answers;
 mod batches;

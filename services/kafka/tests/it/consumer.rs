@@ -72,7 +72,7 @@ impl Owner {
 
     /// Commits everything read so far.
     async fn commit(&self, pool: &PgPool) {
-        let mut transaction = pool.begin().await.unwrap();
+        let mut transaction = runtime::postgres::begin(pool).await.unwrap();
         for ((topic, partition), claim) in &self.claims {
             let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
             let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
@@ -154,7 +154,7 @@ async fn a_second_member_fences_the_first_in_its_partitions() {
             next: 1,
             record_time_ms: None,
         };
-        let mut transaction = pool.begin().await.unwrap();
+        let mut transaction = runtime::postgres::begin(&pool).await.unwrap();
         assert_eq!(fence::advance(&mut transaction, "test", &[stale]).await.unwrap(), vec![false]);
     }
     drop((first_events, second_events));

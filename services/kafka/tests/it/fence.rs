@@ -19,7 +19,7 @@ fn step(epoch: i64, expected: i64, next: i64) -> Advance {
 }
 
 async fn advance(pool: &PgPool, step: Advance) -> bool {
-    let mut transaction = pool.begin().await.unwrap();
+    let mut transaction = postgres::begin(pool).await.unwrap();
     let moved = fence::advance(&mut transaction, "test", &[step]).await.unwrap();
     transaction.commit().await.unwrap();
     moved[0]
@@ -75,7 +75,7 @@ async fn commit_outcomes_are_committed_retry_or_fenced() {
 async fn a_claim_waits_for_the_open_transaction_of_the_one_before() {
     let (database, pool) = database().await;
     let first = claim(&pool).await;
-    let mut zombie = pool.begin().await.unwrap();
+    let mut zombie = postgres::begin(&pool).await.unwrap();
     assert_eq!(fence::advance(&mut zombie, "test", &[step(first.epoch, 5, 8)]).await.unwrap(), vec![true]);
     let claiming = tokio::spawn({
         let pool = pool.clone();

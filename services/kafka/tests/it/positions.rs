@@ -90,7 +90,7 @@ async fn a_read_that_hangs_is_given_up_with_its_connection() {
     let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&database.url) };
     let polling = postgres::connect(&config).unwrap();
     let poller = PositionsPoller::new(polling.clone(), "test");
-    let mut blocker = pool.begin().await.unwrap();
+    let mut blocker = postgres::begin(&pool).await.unwrap();
     sqlx::query("LOCK TABLE consumer_positions IN ACCESS EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
     assert!(!poller.wait_for_offset(1, TOPIC, 0, 5, Duration::from_millis(100)).await);
     stopped(&poller).await;

@@ -142,7 +142,10 @@ async fn an_erasure_waits_for_the_positions() {
     let projecting = bench.project();
     bench.all_applied().await;
     // One position is locked before a record of the organization.
-    let mut lock = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
+    let mut lock =
+        runtime::postgres::begin_with(&bench.pool, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .await
+            .unwrap();
     sqlx::query("SELECT FROM consumer_positions WHERE topic = $1 AND partition = 1 FOR UPDATE")
         .bind(&bench.topics().acks)
         .execute(&mut *lock)

@@ -1,6 +1,5 @@
 //! Integration tests of the materializer, on a real Kafka and a real PostgreSQL.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
-#![allow(clippy::disallowed_methods, reason = "nothing cancels the transactions of tests")]
 
 mod acks;
 mod erasing;

@@ -112,7 +112,7 @@ async fn entries_become_visible_in_the_order_of_the_cursor() {
     let instance = Instance::start(pool.clone()).await;
     let (id, admin) = instance.organization_with_key("admin").await;
     let other = instance.organization("Other").await;
-    let mut late = pool.begin().await.unwrap();
+    let mut late = runtime::postgres::begin(&pool).await.unwrap();
     sqlx::query("SELECT audit_append($1::uuid, 'operator', NULL, 'test.late', $1::uuid, '{}', NULL, NULL)")
         .bind(&id)
         .execute(&mut *late)

@@ -77,7 +77,7 @@ async fn over_the_limit_all_lookups_use_one_connection() {
     for _ in 0..31 {
         instance.probe("noise").await;
     }
-    let mut lock = pool.begin().await.unwrap();
+    let mut lock = runtime::postgres::begin(&pool).await.unwrap();
     sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut answers = JoinSet::new();
     for _ in 0..20 {
@@ -189,7 +189,7 @@ async fn waiters_for_one_unknown_key_cost_the_budget_only() {
     let before = reads_of_keys(&near).await;
     let instance = Arc::new(Instance::start_with(pool(&database.url), config).await);
     let unknown = Arc::new(tenancy::key::generate(Default::default()));
-    let mut lock = near.begin().await.unwrap();
+    let mut lock = runtime::postgres::begin(&near).await.unwrap();
     sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut answers = JoinSet::new();
     for _ in 0..REQUESTS {

@@ -5,7 +5,6 @@
 
 // clippy.toml lifts these for tests, but not for the helpers around them.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
-#![allow(clippy::disallowed_methods, reason = "nothing cancels the transactions of tests")]
 
 mod audit;
 mod change_keys;

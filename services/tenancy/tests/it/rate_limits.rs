@@ -236,7 +236,7 @@ async fn a_slow_postgres_delays_no_request_for_long() {
     let instance = Instance::start_with(pool.clone(), config(Duration::from_secs(60))).await;
     let (organization, key) = limited(&instance, &pool, 100).await;
     instance.get("/probe", &key).await.expect(200);
-    let mut holder = pool.begin().await.unwrap();
+    let mut holder = runtime::postgres::begin(&pool).await.unwrap();
     sqlx::query("SELECT FROM rate_limits WHERE scope = $1 FOR UPDATE")
         .bind(organization)
         .execute(&mut *holder)

@@ -82,7 +82,7 @@ async fn a_role_that_does_not_finish_in_time_ends_with_exit_code_1() {
         (positions == 2).then_some(())
     })
     .await;
-    let mut lock = pool.begin().await.unwrap();
+    let mut lock = runtime::postgres::begin(&pool).await.unwrap();
     sqlx::query("LOCK consumer_positions IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     api.accept("order.created", &json!(1)).await;
     let waiting = "SELECT count(*) FROM pg_stat_activity

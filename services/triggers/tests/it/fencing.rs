@@ -209,7 +209,7 @@ async fn a_paused_materializer_changes_nothing_and_recovers() {
     let rows = "SELECT count(*) FROM contract.events";
     eventually(PATIENCE, "the view has rows", || async { (bench.number(rows).await > 100).then_some(()) }).await;
     // Both flushes wait for this lock, in transactions that have moved their positions.
-    let mut lock = bench.database.begin().await.unwrap();
+    let mut lock = runtime::postgres::begin(&bench.database).await.unwrap();
     sqlx::query("LOCK TABLE view.events IN SHARE MODE").execute(&mut *lock).await.unwrap();
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";

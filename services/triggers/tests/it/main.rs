@@ -4,7 +4,6 @@
 //! Whole systems are dear: tests of roles share one Kafka and one PostgreSQL, with topics and a database of their own.
 //! What a slice does in detail is shown by its own tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
-#![allow(clippy::disallowed_methods, reason = "nothing cancels the transactions of tests")]
 
 mod api;
 mod backfill;

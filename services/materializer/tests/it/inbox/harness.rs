@@ -177,7 +177,7 @@ impl Bench {
 
     /// Puts events into the view, and moves its positions past them, in one transaction as the projector does.
     pub(crate) async fn show(&self, organization: OrgId, rows: &[ViewEvent]) {
-        let mut transaction = self.pool.begin().await.unwrap();
+        let mut transaction = postgres::begin(&self.pool).await.unwrap();
         sqlx::query(
             "INSERT INTO view.events
                  (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,

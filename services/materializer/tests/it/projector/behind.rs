@@ -58,7 +58,10 @@ async fn keys_and_effects_are_kept_for_unread_events() {
     .unwrap();
 
     // No record is read while the positions are locked.
-    let mut held = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
+    let mut held =
+        runtime::postgres::begin_with(&bench.pool, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .await
+            .unwrap();
     sqlx::query("SELECT FROM consumer_positions FOR UPDATE").execute(&mut *held).await.unwrap();
     let projecting =
         bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });

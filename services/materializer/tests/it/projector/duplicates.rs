@@ -171,7 +171,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let (original, becomes_event) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
     bench.event(&original).await;
     bench.all_applied().await;
-    let mut other_writer = bench.pool.begin().await.unwrap();
+    let mut other_writer = runtime::postgres::begin(&bench.pool).await.unwrap();
     for statement in [
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $2, 1, 2, 7, now())",
@@ -207,7 +207,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     // An id that another writer finds to be a duplicate does not own a key: later duplicates of that key would have no
     // original.
     let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
-    let mut other_writer = bench.pool.begin().await.unwrap();
+    let mut other_writer = runtime::postgres::begin(&bench.pool).await.unwrap();
     let decide = sqlx::query(
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 2, 8, now())",

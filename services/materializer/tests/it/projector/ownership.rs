@@ -107,7 +107,7 @@ async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     bench.all_applied().await;
     let topic = bench.topics().events.clone();
     // Both rows are locked meanwhile, so that new records collect behind a waiting flush and become one batch.
-    let mut thief = bench.pool.begin().await.unwrap();
+    let mut thief = runtime::postgres::begin(&bench.pool).await.unwrap();
     let lock = "SELECT FROM consumer_positions WHERE topic = $1 FOR UPDATE";
     sqlx::query(lock).bind(&topic).execute(&mut *thief).await.unwrap();
     let steal = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE topic = $1 AND partition = 0 RETURNING epoch";

@@ -50,7 +50,7 @@ async fn effects_of_another_writer_are_reconciled_within_seconds() {
     let (original, duplicate) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
     let projecting = bench.project();
     // Neither transaction sees the rows of the other one: this one starts first and commits last.
-    let mut other_writer = bench.pool.begin().await.unwrap();
+    let mut other_writer = runtime::postgres::begin(&bench.pool).await.unwrap();
     for id in [acked.event_id, duplicate.event_id] {
         let_wait(&mut other_writer, org, id, "ack").await;
     }
@@ -83,7 +83,7 @@ async fn a_late_status_does_not_overwrite_a_concurrent_flush() {
     let mut setup = bench.pool.acquire().await.unwrap();
     retry(&mut setup, org, attempted.event_id).await;
     // A flush with the second attempt, up to just before its commit.
-    let mut flush = bench.pool.begin().await.unwrap();
+    let mut flush = runtime::postgres::begin(&bench.pool).await.unwrap();
     for statement in [
         "UPDATE view.deliveries SET status = 'delivered', attempts = 2 WHERE event_id = $1",
         "UPDATE view.events SET delivery_status = 'delivered', attempts = 2 WHERE event_id = $1",
