@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as native;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -139,14 +140,14 @@ pub(super) fn poll<C: ConsumerContext>(client: &BaseConsumer<C>, timeout: Durati
 /// # Errors
 /// When the controller does not answer within `timeout`: librdkafka asks no other broker.
 #[allow(unsafe_code)]
-pub(super) fn topic_ids<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
+pub(super) fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<BTreeMap<String, Uuid>, KafkaError> {
     let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(*topic).ok()).collect();
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let handle = client.client().native_ptr();
+    let handle = client.native_ptr();
     // SAFETY: the client and the names outlive the call. librdkafka copies the names and the options. What is made here
     // is destroyed here, once, after what is needed was copied; the queue last, and librdkafka drops an answer that
     // comes after that.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use uuid::Uuid;
@@ -130,8 +131,8 @@ pub fn query<C: ConsumerContext>(
 ///
 /// # Errors
 /// When the controller does not answer within `timeout`: librdkafka queries no other broker.
-pub fn topic_ids<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
+pub fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<BTreeMap<String, Uuid>, KafkaError> {

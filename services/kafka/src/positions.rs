@@ -41,7 +41,7 @@ fn ask(
     }
     let topics: BTreeSet<&str> = asked.keys().map(|(_, topic)| *topic).collect();
     // The operator's decision depends on the ids, so nothing is reported without them.
-    let ids = log_state::topic_ids(&client, &topics.into_iter().collect::<Vec<_>>(), timeout)?;
+    let ids = log_state::topic_ids(client.client(), &topics.into_iter().collect::<Vec<_>>(), timeout)?;
     let mut answers: BTreeMap<(&str, &str), PerPartition<LogState>> = BTreeMap::new();
     for ((consumer, topic), positions) in asked {
         let state = log_state::query(&client, kafka, topic, ids.get(topic).copied(), &positions, timeout);

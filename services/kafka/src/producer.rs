@@ -4,6 +4,7 @@
 //! caller's business.
 
 mod in_flight;
+mod keep_warm;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,8 +16,7 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer a
 use runtime::budget::{Budget, KeyedShares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{KafkaConfig, access, partition};
 use in_flight::PendingReport;
@@ -103,7 +103,7 @@ pub struct Producer {
 struct Shared {
     config: KafkaConfig,
     settings: ProducerSettings,
-    /// Replaced after a fatal error: a fatal idempotent producer never works again.
+    /// Replaced after a fatal error, and when a topic was created again.
     current: RwLock<Arc<FutureProducer>>,
     in_flight: Semaphore,
     bytes_by_key: KeyedShares<Box<[u8]>>,
@@ -205,32 +205,6 @@ impl Producer {
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 
-    /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
-    /// partitions (each topic that is written much belongs here, or its leaderless partition may use up the bound in
-    /// all), and reports after each round whether they answer.
-    pub async fn keep_warm(
-        &self,
-        topics: &[String],
-        report: impl Fn(Result<(), PublishError>),
-        shutdown: CancellationToken,
-    ) {
-        const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-        const WHILE_DOWN: Duration = Duration::from_millis(250);
-        const WHILE_UP: Duration = Duration::from_secs(2);
-        loop {
-            let mut outcome = Ok(());
-            for topic in topics {
-                outcome = outcome.and(self.warm(topic, ANSWER_WITHIN).await.map(drop));
-            }
-            let pause = if outcome.is_ok() { WHILE_UP } else { WHILE_DOWN };
-            report(outcome);
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
     /// From `publish` to its answer, at most.
     pub fn delivery_timeout(&self) -> Duration {
         self.shared.settings.delivery_timeout
@@ -302,7 +276,7 @@ impl Producer {
         match enqueue(&producer, record) {
             Ok(report) => Ok((producer, report)),
             Err(_) if producer.client().fatal_error().is_some() => {
-                self.replace(&producer);
+                self.replace_failed(&producer);
                 let producer = self.producer();
                 let report = enqueue(&producer, record).map_err(not_queued)?;
                 Ok((producer, report))
@@ -314,7 +288,7 @@ impl Producer {
     fn classify(&self, producer: &Arc<FutureProducer>, error: &KafkaError) -> PublishError {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::Fatal) || producer.client().fatal_error().is_some() {
-            self.replace(producer);
+            self.replace_failed(producer);
         }
         let text = if access::is_refused(error) { access::refusal("the topic") } else { error.to_string() };
         match code {
@@ -335,20 +309,25 @@ impl Producer {
         }
     }
 
-    /// Replaces a producer that failed for good. A second caller finds it replaced.
-    fn replace(&self, failed: &Arc<FutureProducer>) {
+    /// Replaces a producer that failed for good: a fatal idempotent producer never works again.
+    fn replace_failed(&self, failed: &Arc<FutureProducer>) {
+        let reason = failed.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
+        self.replace(failed, &format!("it failed for good: {}", reason.unwrap_or_default()));
+    }
+
+    /// Replaces this producer, if it is still the current one: a second caller finds it replaced. Records that were
+    /// handed to it keep it until their reports.
+    fn replace(&self, replaced: &Arc<FutureProducer>, reason: &str) {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&current, failed) {
+        if !Arc::ptr_eq(&current, replaced) {
             return;
         }
-        let reason = failed.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
-        error!(reason, "Kafka producer failed for good; creating a new one.");
         match create(&self.shared.config, &self.shared.settings) {
             Ok(producer) => {
                 *current = Arc::new(producer);
-                info!("Kafka producer was replaced.");
+                warn!(reason, "Kafka producer was replaced.");
             }
-            Err(error) => error!(%error, "Kafka producer could not be created; trying again at the next failure."),
+            Err(error) => error!(reason, %error, "Kafka producer could not be replaced; trying again."),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ const QUERY_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The ids of topics, as far as the controller answers in a short time. The watch compares unknown ids later.
 pub(super) fn query<C: ConsumerContext>(client: &BaseConsumer<C>, topics: &[&str]) -> BTreeMap<String, Uuid> {
-    log_state::topic_ids(client, topics, TIMEOUT).unwrap_or_else(|error| {
+    log_state::topic_ids(client.client(), topics, TIMEOUT).unwrap_or_else(|error| {
         debug!(%error, "Topic ids are unknown; querying them again.");
         BTreeMap::new()
     })
@@ -72,7 +72,7 @@ impl Pauses {
         partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
         let topics: Vec<&str> = self.paused(Instant::now(), partitions).into_iter().collect();
-        match log_state::topic_ids(client, &topics, TIMEOUT) {
+        match log_state::topic_ids(client.client(), &topics, TIMEOUT) {
             Ok(ids) => recreated(&assignments.all(), &ids),
             Err(error) => {
                 debug!(%error, "Topic ids are unknown; the watch queries them again.");

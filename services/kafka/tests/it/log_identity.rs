@@ -23,11 +23,11 @@ use crate::database;
 const ELECTION: Duration = Duration::from_secs(90);
 const LEADERLESS: &str = "the brokers did not report";
 
-fn admin(kafka: &KafkaConfig) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(kafka: &KafkaConfig) -> AdminClient<DefaultClientContext> {
     kafka.client("test").create().unwrap()
 }
 
-async fn create(kafka: &KafkaConfig, topic: &NewTopic<'_>) {
+pub(crate) async fn create(kafka: &KafkaConfig, topic: &NewTopic<'_>) {
     let admin = admin(kafka);
     eventually(PATIENCE, "the topic is created", || async {
         let created =

@@ -9,6 +9,7 @@ mod log_reader;
 mod native;
 mod positions;
 mod producer;
+mod producer_recreation;
 mod stall;
 mod topics;
 mod unclaimed;

@@ -1,6 +1,7 @@
 //! A `triggers` process as a child of the test: its output, its port, its end, and the processes below it.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,7 +62,8 @@ pub(crate) struct Process {
     child: Child,
     pid: u32,
     output: PathBuf,
-    log: PathBuf,
+    /// Open, so that it can be shown although its folder is gone: what owns the folder may be dropped first.
+    log: File,
 }
 
 impl Process {
@@ -71,6 +73,7 @@ impl Process {
         let output = folder.join(format!("{name}-{number}.out"));
         let log = folder.join(format!("{name}-{number}.log"));
         command.stdout(File::create(&output).unwrap()).stderr(File::create(&log).unwrap());
+        let log = File::open(log).unwrap();
         let child = command.spawn().unwrap();
         let pid = child.id().unwrap();
         Self { name: name.to_owned(), child, pid, output, log }
@@ -103,7 +106,7 @@ impl Process {
 
     /// What it wrote to standard error.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
+        fs::read_to_string(format!("/proc/self/fd/{}", self.log.as_raw_fd())).unwrap()
     }
 
     /// Waits until `text` was printed.
@@ -150,11 +153,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!(
-                "--- the end of {}'s log:\n{}",
-                self.name,
-                tail(&fs::read_to_string(&self.log).unwrap_or_default())
-            );
+            eprintln!("--- the end of {}'s log:\n{}", self.name, tail(&self.log()));
         }
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
