@@ -39,6 +39,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use loadkit::Failure;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bare::Loop;
 use crate::cli::{
@@ -75,26 +76,33 @@ fn execute(command: Command) -> Result<bool, Failure> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        match command {
-            Command::Run(arguments) => run(arguments).await,
-            Command::Bare(BareCommand::Http(arguments)) => {
-                run_bare(&Loop::Http, &arguments.load, arguments.server_threads).await
-            }
-            Command::Bare(BareCommand::Produce(arguments)) => {
-                let bare = produce(
-                    &arguments.producer,
-                    DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers),
-                )?;
-                run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
-            }
-            Command::Pair(arguments) => run_pair(arguments).await,
-            Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
-            Command::LimitCost(arguments) => run_limit_cost(arguments).await,
-            Command::Deliver(arguments) => run_deliver(arguments).await,
-            Command::BareServer(arguments) => serve_bare(arguments).await,
-            Command::BareSender(arguments) => Ok(deliver::bare::send(arguments).await.map(|()| true)?),
+        let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        // What is dropped here ends the processes that it started.
+        tokio::select! {
+            outcome = perform(command) => outcome,
+            _ = terminated.recv() => Err(anyhow::anyhow!("ended by SIGTERM").into()),
         }
     })
+}
+
+async fn perform(command: Command) -> Result<bool, Failure> {
+    match command {
+        Command::Run(arguments) => run(arguments).await,
+        Command::Bare(BareCommand::Http(arguments)) => {
+            run_bare(&Loop::Http, &arguments.load, arguments.server_threads).await
+        }
+        Command::Bare(BareCommand::Produce(arguments)) => {
+            let bare =
+                produce(&arguments.producer, DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers))?;
+            run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
+        }
+        Command::Pair(arguments) => run_pair(arguments).await,
+        Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
+        Command::LimitCost(arguments) => run_limit_cost(arguments).await,
+        Command::Deliver(arguments) => run_deliver(arguments).await,
+        Command::BareServer(arguments) => serve_bare(arguments).await,
+        Command::BareSender(arguments) => Ok(deliver::bare::send(arguments).await.map(|()| true)?),
+    }
 }
 
 async fn run(arguments: RunArgs) -> Result<bool, Failure> {

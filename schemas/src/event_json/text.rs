@@ -1,7 +1,7 @@
 //! Checks of JSON text that serde_json does not do: byte-order mark, UTF-8, nesting, lone surrogates. Also converts
 //! byte offsets to lines and columns.
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2, memchr2_iter};
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
@@ -76,6 +76,10 @@ pub(crate) fn payload_flaw(json: &str) -> Option<String> {
 /// `json` must be well-formed. Otherwise the result is meaningless, but there is no panic.
 pub(crate) fn first_flaw(json: &str, max_depth: usize) -> Option<Flaw> {
     let bytes = json.as_bytes();
+    // Almost every text: no escape, and not that many brackets in all. It is searched many bytes at a time.
+    if memchr(b'\\', bytes).is_none() && memchr2_iter(b'{', b'[', bytes).nth(max_depth).is_none() {
+        return None;
+    }
     let mut depth = 0_usize;
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {

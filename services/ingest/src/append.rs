@@ -1,14 +1,15 @@
 //! Accepts one event that passed all checks: recognizes duplicates and appends to the log. It is the same for the event
 //! of a single request and for an item of a batch.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
 use http_server::{Problem, RequestContext};
 use kafka::producer::{Appended, ProducerRecord, PublishError, Submitted};
+use runtime::seal::StableTokens;
 use schemas::codec;
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::EventId;
 use schemas::position::RecordPosition;
 use schemas::records::{DedupKind, Event};
 use tenancy::Caller;
@@ -38,6 +39,14 @@ pub(crate) struct Appender<'a> {
     hops: Hops,
     /// The first event of the request that Kafka did not confirm in time.
     unconfirmed: OnceLock<Problem>,
+    confirmed: Mutex<Confirmed>,
+}
+
+/// What is kept over the confirmed events of a request.
+struct Confirmed {
+    tokens: StableTokens,
+    /// Partition and highest offset of those that are not noted for read-your-writes yet.
+    unnoted: Option<(i32, i64)>,
 }
 
 /// An event as the value of its record.
@@ -50,7 +59,6 @@ struct EncodedEvent {
 /// An event that was handed to the producer. Dropping it does not take it back.
 pub(crate) struct SubmittedEvent<'a> {
     record: Submitted<'a>,
-    started: Instant,
     event_id: EventId,
     event_type: String,
 }
@@ -69,7 +77,8 @@ impl<'a> Appender<'a> {
             text
         };
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
-        Self { state, context, caller, kind, org_id, key_id, hops, unconfirmed: OnceLock::new() }
+        let confirmed = Mutex::new(Confirmed { tokens: state.sealing.stable_tokens(), unnoted: None });
+        Self { state, context, caller, kind, org_id, key_id, hops, unconfirmed: OnceLock::new(), confirmed }
     }
 
     /// Answers a duplicate from the cache or the view; else appends the event when it is its turn.
@@ -121,10 +130,13 @@ impl<'a> Appender<'a> {
         turn.wait().await;
         let submitted = self.submit(encoded);
         drop(turn);
-        self.confirmed(&mut submitted?).await
+        let accepted = self.confirmed(&mut submitted?).await;
+        self.note_written();
+        accepted
     }
 
-    /// Hands an event without a dedup key to the producer. The caller has seen that it is its turn.
+    /// Hands an event without a dedup key to the producer. The caller has seen that it is its turn, and calls
+    /// [`Self::note_written`] before it answers.
     pub(crate) fn append_next(&self, admitted: Admitted) -> Result<SubmittedEvent<'a>, Problem> {
         self.submit(self.encode(admitted)?)
     }
@@ -141,7 +153,6 @@ impl<'a> Appender<'a> {
 
     fn submit(&self, encoded: EncodedEvent) -> Result<SubmittedEvent<'a>, Problem> {
         let EncodedEvent { value, event_id, event_type } = encoded;
-        let started = Instant::now();
         let submitted = if self.unconfirmed.get().is_some() {
             // Waiting out the time for one part of a batch after the other would take too long.
             Err(PublishError::Failed("an earlier event of the request was not confirmed".to_owned()))
@@ -156,26 +167,52 @@ impl<'a> Appender<'a> {
             })
         };
         match submitted {
-            Ok(record) => Ok(SubmittedEvent { record, started, event_id, event_type }),
-            Err(error) => Err(self.not_appended(started, &error)),
+            Ok(record) => Ok(SubmittedEvent { record, event_id, event_type }),
+            Err(error) => Err(self.problem_of(&error)),
         }
     }
 
     /// Waits for the delivery report. It may be dropped and called again until it returns.
     pub(crate) async fn confirmed(&self, event: &mut SubmittedEvent<'_>) -> Result<Accepted, Problem> {
-        let appended = event.record.report().await.map_err(|error| self.not_appended(event.started, &error))?;
-        METRICS.append_seconds.observe(event.started.elapsed().as_secs_f64());
+        let reported = event.record.report().await;
+        METRICS.append_seconds.observe(event.record.submitted_at().elapsed().as_secs_f64());
+        let appended = reported.map_err(|error| self.problem_of(&error))?;
         METRICS.accepted.inc();
         let (event_id, event_type) = (event.event_id, std::mem::take(&mut event.event_type));
         let (partition, offset) = (appended.partition, appended.offset);
         debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
-        let position = position(self.state, self.caller.org_id, &appended);
+        let position = self.position(&appended);
         Ok(Accepted { event_id, event_type, accepted_at_ms: appended.timestamp_ms, position })
     }
 
-    fn not_appended(&self, started: Instant, error: &PublishError) -> Problem {
-        METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
-        self.problem_of(error)
+    /// The position token; also keeps the offset for read-your-writes. `None` when Kafka did not report offset and
+    /// append time: for a batch that the producer resent, Kafka may confirm that it has it without an offset.
+    fn position(&self, appended: &Appended) -> Option<String> {
+        if appended.offset < 0 {
+            return None;
+        }
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut confirmed.unnoted {
+            Some((partition, offset)) if *partition == appended.partition => *offset = appended.offset.max(*offset),
+            // Partitions were added during the request.
+            Some(other) => self.note(std::mem::replace(other, (appended.partition, appended.offset))),
+            none => *none = Some((appended.partition, appended.offset)),
+        }
+        let appended_at_ms = appended.timestamp_ms?;
+        let position = RecordPosition { partition: appended.partition, offset: appended.offset, appended_at_ms };
+        Some(reply::position_token(&mut confirmed.tokens, self.caller.org_id, position))
+    }
+
+    /// Notes the confirmed events, so that the inbox of this instance shows them to whoever has the answer.
+    pub(crate) fn note_written(&self) {
+        let unnoted = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).unnoted.take();
+        if let Some(last) = unnoted {
+            self.note(last);
+        }
+    }
+
+    fn note(&self, (partition, offset): (i32, i64)) {
+        self.state.written.note(self.caller.org_id.as_uuid(), partition, offset, Instant::now());
     }
 
     fn problem_of(&self, error: &PublishError) -> Problem {
@@ -186,16 +223,4 @@ impl<'a> Appender<'a> {
         }
         problem
     }
-}
-
-/// The position token; also stores the offset for read-your-writes. `None` when Kafka did not report offset and append
-/// time: for a batch that the producer resent, Kafka may confirm that it has it without an offset.
-fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
-    if appended.offset < 0 {
-        return None;
-    }
-    state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
-    let appended_at_ms = appended.timestamp_ms?;
-    let position = RecordPosition { partition: appended.partition, offset: appended.offset, appended_at_ms };
-    Some(reply::position_token(&state.sealing, org_id, position))
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_server::{Dialect, Problem, Timestamp};
-use runtime::seal::SealingKey;
+use runtime::seal::StableTokens;
 use schemas::ids::{EventId, OrgId};
 use schemas::position::{RecordPosition, TOKEN_PURPOSE};
 use schemas::records::DedupKind;
@@ -23,8 +23,8 @@ pub(crate) struct Accepted {
 }
 
 /// The token of a position, as the view makes it too.
-pub(crate) fn position_token(key: &SealingKey, organization: OrgId, position: RecordPosition) -> String {
-    key.seal_stable_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &position.to_bytes())
+pub(crate) fn position_token(tokens: &mut StableTokens, organization: OrgId, position: RecordPosition) -> String {
+    tokens.seal(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &position.to_bytes())
 }
 
 /// The outcome of a request, or of an item of a batch, whose event is on the log.

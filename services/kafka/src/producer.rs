@@ -124,12 +124,18 @@ pub struct Submitted<'a> {
     owner: &'a Producer,
     producer: Arc<FutureProducer>,
     report: PendingReport,
+    submitted_at: Instant,
     /// librdkafka looks for timed-out records once a second only; the budget is kept here.
     deadline: Instant,
     _permits: Permits<'a>,
 }
 
 impl Submitted<'_> {
+    /// When it was handed over.
+    pub fn submitted_at(&self) -> std::time::Instant {
+        self.submitted_at.into_std()
+    }
+
     /// Waits for the delivery report. It may be dropped and called again until it returns.
     ///
     /// # Errors
@@ -229,8 +235,9 @@ impl Producer {
         let bytes = share.take(in_flight::bytes_of(record)).map_err(|_| PublishError::Busy)?;
         let (producer, report) = self.enqueue(record)?;
         let report = PendingReport::new(report, bytes);
-        let deadline = Instant::now() + self.shared.settings.delivery_timeout;
-        Ok(Submitted { owner: self, producer, report, deadline, _permits: permits })
+        let submitted_at = Instant::now();
+        let deadline = submitted_at + self.shared.settings.delivery_timeout;
+        Ok(Submitted { owner: self, producer, report, submitted_at, deadline, _permits: permits })
     }
 
     /// Waits until everything in flight has its report, at most `deadline`. Blocking work, done on a blocking thread.

@@ -147,9 +147,12 @@ impl SealingKey {
     /// Like [`Self::seal_token`], but the same value always gives the same token, so that clients can compare tokens.
     /// It shows that two values are equal, and nothing else of them.
     pub fn seal_stable_token(&self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
-        // It fails only for more than 126 parts. The empty result of that case cannot be opened.
-        let sealed = self.stable().encrypt([purpose.as_bytes(), context], plain).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(sealed)
+        self.stable_tokens().seal(purpose, context, plain)
+    }
+
+    /// Seals many tokens as [`Self::seal_stable_token`] does: what does not depend on the token is done once.
+    pub fn stable_tokens(&self) -> StableTokens {
+        StableTokens(self.stable())
     }
 
     /// Opens a token of [`Self::seal_stable_token`]; `None` for any other text.
@@ -158,7 +161,7 @@ impl SealingKey {
         self.stable().decrypt([purpose.as_bytes(), context], &sealed).ok()
     }
 
-    /// Made for each token, because it holds the state of one. It authenticates its parts with their bounds.
+    /// Not shared, because it holds the state of a token. It authenticates its parts with their bounds.
     fn stable(&self) -> Aes128Siv {
         Aes128Siv::new(&self.0.stable.into())
     }
@@ -188,6 +191,19 @@ impl SealingKey {
     /// Opens a token of [`Self::seal_token`]; `None` for any other text.
     pub fn open_token(&self, purpose: &str, context: &[u8], token: &str) -> Option<Vec<u8>> {
         self.open(purpose, context, &URL_SAFE_NO_PAD.decode(token).ok()?)
+    }
+}
+
+/// Seals stable tokens, one after the other.
+#[derive(Debug)]
+pub struct StableTokens(Aes128Siv);
+
+impl StableTokens {
+    /// As [`SealingKey::seal_stable_token`].
+    pub fn seal(&mut self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
+        // It fails only for more than 126 parts. The empty result of that case cannot be opened.
+        let sealed = self.0.encrypt([purpose.as_bytes(), context], plain).unwrap_or_default();
+        URL_SAFE_NO_PAD.encode(sealed)
     }
 }
 
@@ -240,6 +256,10 @@ mod tests {
         assert_eq!(key.open_token("position", b"org-a", &token), None);
         for text in ["", "short", &format!("{token}A"), &token[..token.len() - 2]] {
             assert_eq!(key.open_stable_token("position", b"org-a", text), None);
+        }
+        let mut tokens = key.stable_tokens();
+        for _ in 0..3 {
+            assert_eq!(tokens.seal("position", b"org-a", b"value"), token, "one after the other");
         }
         let start = |token: &str| URL_SAFE_NO_PAD.decode(token).unwrap()[..16].to_vec();
         for different in [

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -14,6 +15,9 @@ use crate::up::files::DevJson;
 
 /// Data folder of `triggers up`, unless another is given.
 pub(crate) const DEFAULT_DATA_DIR: &str = ".triggers";
+
+/// How long a command waits for a connection, at least.
+const COMMAND_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Location of a local system.
 #[derive(Args, Clone)]
@@ -48,6 +52,8 @@ impl LocalSystemArgs {
         {
             config.url = dev.database_url;
         }
+        // A request is refused after a short wait, so that others find a place. A command is worth a longer one.
+        config.acquire_timeout = config.acquire_timeout.max(COMMAND_ACQUIRE_TIMEOUT);
         Ok(config)
     }
 

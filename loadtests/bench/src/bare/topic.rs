@@ -22,6 +22,7 @@ impl Topic {
             ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
         let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
             .set("message.timestamp.type", "LogAppendTime")
+            .set("compression.type", "zstd")
             // If the topic is never deleted, its records expire.
             .set("retention.ms", "3600000");
         check(admin.create_topics([&topic], &options()).await, "creating the topic")?;

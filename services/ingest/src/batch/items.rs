@@ -146,6 +146,7 @@ impl<'a> Items<'a> {
         while let Some(done) = self.next_done().await {
             self.record(done);
         }
+        self.appender.note_written();
         self.results
     }
 
