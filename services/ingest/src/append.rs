@@ -203,7 +203,7 @@ impl<'a> Appender<'a> {
         Some(reply::position_token(&mut confirmed.tokens, self.caller.org_id, position))
     }
 
-    /// Notes the confirmed events, so that the inbox of this instance shows them to whoever has the answer.
+    /// Notes the confirmed events, so that a client that got the answer finds them in the inbox of this instance.
     pub(crate) fn note_written(&self) {
         let unnoted = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).unnoted.take();
         if let Some(last) = unnoted {
