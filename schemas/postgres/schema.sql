@@ -564,6 +564,7 @@ CREATE TABLE public.delivery_schedule (
     attempts_before integer DEFAULT 0 NOT NULL,
     lane uuid,
     batch_limit integer,
+    replay_id uuid,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
@@ -688,6 +689,12 @@ CREATE TABLE public.replay_log_ends (
     has_records boolean NOT NULL
 );
 COMMENT ON TABLE public.replay_log_ends IS 'Where the logs ended when a running replay of events started. It schedules nothing before these consumers have reached the ends, and reads the events before the ends only: later ones are matched when they are read from the log.';
+CREATE TABLE public.replay_outcomes (
+    replay_id uuid NOT NULL,
+    delivered integer NOT NULL,
+    failed integer NOT NULL
+);
+COMMENT ON TABLE public.replay_outcomes IS 'How many deliveries of a replay ended in one transaction of a dispatcher. Appended, because all dispatchers would wait for one row; the next batch of the replay, or the sweep, adds them to the replay.';
 CREATE TABLE public.replays (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -711,6 +718,8 @@ CREATE TABLE public.replays (
     cursor_log_partition integer,
     cursor_log_epoch integer,
     cursor_log_offset bigint,
+    delivered bigint DEFAULT 0 NOT NULL,
+    failed bigint DEFAULT 0 NOT NULL,
     CONSTRAINT replays_check CHECK (((status = 'running'::text) = (ended_at IS NULL))),
     CONSTRAINT replays_check1 CHECK (((from_partition IS NULL) = (from_offset IS NULL))),
     CONSTRAINT replays_check2 CHECK ((((cursor_log_partition IS NULL) = (cursor_log_offset IS NULL)) AND ((cursor_log_partition IS NULL) = (cursor_log_epoch IS NULL)))),
@@ -868,6 +877,7 @@ CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHER
 CREATE INDEX organizations_name ON public.organizations USING btree (name);
 CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);
 CREATE INDEX rejected_newest ON public.rejected USING btree (org_id, appended_at, log_topic, log_partition, log_epoch, log_offset) WHERE (org_id IS NOT NULL);
+CREATE INDEX replay_outcomes_replay ON public.replay_outcomes USING btree (replay_id);
 CREATE INDEX replays_ended ON public.replays USING btree (ended_at) WHERE (ended_at IS NOT NULL);
 CREATE INDEX replays_org ON public.replays USING btree (org_id);
 CREATE INDEX replays_running ON public.replays USING btree (next_at) WHERE (status = 'running'::text);

@@ -61,4 +61,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "batched_delivery",
         sql: include_str!("../postgres/migrations/0019_batched_delivery.sql"),
     },
+    Migration {
+        version: 20,
+        name: "replay_outcomes",
+        sql: include_str!("../postgres/migrations/0020_replay_outcomes.sql"),
+    },
 ];

@@ -198,7 +198,7 @@ impl Replayer {
         let ranges = log_ends::ranges(connection, replay.id, topic, replay.cursor.event).await?;
         let max_matched = usize::try_from(rows).unwrap_or(1).max(1);
         let page = events::next_page(connection, selection, &subscribed, ranges, max_matched).await?;
-        let scheduled = schedule_page(connection, selection, &page).await?;
+        let scheduled = schedule_page(connection, replay, &page).await?;
         let last = page.last.map(|(position, at)| Cursor { at: Some(at), delivery: None, event: Some(position) });
         Ok(Some(Batch {
             matched: page.matched.len(),
@@ -212,7 +212,7 @@ impl Replayer {
 async fn schedule_failed(connection: &mut PgConnection, replay: &Replay, rows: i64) -> Result<Batch, sqlx::Error> {
     let page = failed::next_page(connection, &replay.selection, replay.cursor, rows).await?;
     let ids: Vec<DeliveryId> = page.iter().map(|(_, id)| *id).collect();
-    let scheduled = schedule::start_rounds(connection, replay.selection.org_id, &ids).await?;
+    let scheduled = schedule::start_rounds(connection, (replay.selection.org_id, replay.id), &ids).await?;
     let last = page.last().map(|(at, id)| Cursor { at: Some(*at), delivery: Some(*id), event: None });
     Ok(Batch {
         matched: page.len(),
@@ -223,15 +223,12 @@ async fn schedule_failed(connection: &mut PgConnection, replay: &Replay, rows: i
 }
 
 /// Schedules what is missing, and a new round of what is finished. What is open is sent anyway.
-async fn schedule_page(
-    connection: &mut PgConnection,
-    selection: &Selection,
-    page: &Page,
-) -> Result<usize, sqlx::Error> {
+async fn schedule_page(connection: &mut PgConnection, replay: &Replay, page: &Page) -> Result<usize, sqlx::Error> {
+    let selection = &replay.selection;
     let of = |wanted: KnownDelivery| page.matched.iter().filter(move |(_, known)| *known == wanted);
     let missing: Vec<EventId> = of(KnownDelivery::Missing).map(|(event, _)| event.id).collect();
     let finished: Vec<DeliveryId> =
         of(KnownDelivery::Finished).map(|(event, _)| DeliveryId::of(selection.endpoint, event.id)).collect();
-    let place = (selection.org_id, selection.endpoint);
+    let place = (selection.org_id, selection.endpoint, replay.id);
     schedule::start_replayed(connection, place, &missing, &finished).await
 }

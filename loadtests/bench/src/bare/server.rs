@@ -75,9 +75,6 @@ fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         .set("linger.ms", sink.linger_ms.to_string())
-        // As the product: the topic is zstd, and brokers would compress each batch again that is not.
-        .set("compression.type", "zstd")
-        .set("compression.level", "1")
         .create()
         .context("creating the producer")
 }

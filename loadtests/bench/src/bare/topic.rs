@@ -1,4 +1,5 @@
-//! A topic for one run of a bare loop, with the options of the product's log, which is deleted afterwards.
+//! A topic for one run of a bare loop, with the partitions and times of the product's log, which is deleted
+//! afterwards. It is not compressed, as a plain producer's is not.
 
 use std::time::Duration;
 
@@ -22,7 +23,6 @@ impl Topic {
             ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
         let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
             .set("message.timestamp.type", "LogAppendTime")
-            .set("compression.type", "zstd")
             // If the topic is never deleted, its records expire.
             .set("retention.ms", "3600000");
         check(admin.create_topics([&topic], &options()).await, "creating the topic")?;

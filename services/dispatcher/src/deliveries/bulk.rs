@@ -55,6 +55,9 @@ pub(super) struct BulkRetry {
     "waits_for": null,
     "matched": 412,
     "scheduled": 409,
+    "delivered": 401,
+    "failed": 3,
+    "progress": 0.988,
     "reached": "2026-11-21T11:59:58.720Z",
     "created_at": "2026-11-21T12:00:00.000Z",
     "ended_at": "2026-11-21T12:00:01.200Z"
@@ -73,6 +76,13 @@ pub(super) struct ReplayBody {
     matched: i64,
     /// Deliveries that it has scheduled. The others wait for an attempt already, or their event is no longer kept.
     scheduled: i64,
+    /// Scheduled deliveries that a receiver has accepted.
+    delivered: i64,
+    /// Scheduled deliveries whose last attempt failed. What is neither waits for an attempt, or was cancelled.
+    failed: i64,
+    /// From 0 to 1: which part of the scheduled deliveries was delivered or has failed; 1 if it has ended and scheduled
+    /// none.
+    progress: f64,
     /// When the last event that it has looked at was accepted, or the last delivery created. Null: none so far.
     reached: Option<Timestamp>,
     created_at: Timestamp,
@@ -88,9 +98,12 @@ impl From<Replay> for ReplayBody {
             only: replay.selection.only.as_str(),
             waits_for: replay.waits_for(),
             reached: replay.reached().map(Timestamp),
+            progress: replay.progress(),
             status: replay.status,
             matched: replay.matched,
             scheduled: replay.scheduled,
+            delivered: replay.delivered,
+            failed: replay.failed,
             created_at: Timestamp(replay.created_at),
             ended_at: replay.ended_at.map(Timestamp),
         }

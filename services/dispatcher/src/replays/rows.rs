@@ -63,6 +63,8 @@ pub(crate) struct Replay {
     pub status: String,
     pub matched: i64,
     pub scheduled: i64,
+    pub delivered: i64,
+    pub failed: i64,
     pub created_at: OffsetDateTime,
     pub ended_at: Option<OffsetDateTime>,
     pub(super) stage: Stage,
@@ -77,6 +79,17 @@ impl Replay {
             _ if self.status != "running" => None,
             Stage::Scheduling => self.is_held_back.then_some("open_deliveries"),
             Stage::Starting | Stage::Log | Stage::Reports => Some("log"),
+        }
+    }
+
+    /// Which part of what it has scheduled has ended, in thousandths that are rounded down.
+    #[expect(clippy::cast_precision_loss, reason = "at most 1,000")]
+    pub(crate) fn progress(&self) -> f64 {
+        let ended = self.delivered.saturating_add(self.failed);
+        match self.scheduled {
+            0 if self.status == "running" => 0.0,
+            0 => 1.0,
+            scheduled => (i128::from(ended) * 1000 / i128::from(scheduled)).clamp(0, 1000) as f64 / 1000.0,
         }
     }
 
@@ -109,6 +122,8 @@ impl FromRow<'_, PgRow> for Replay {
             status: row.try_get("status")?,
             matched: row.try_get("matched")?,
             scheduled: row.try_get("scheduled")?,
+            delivered: row.try_get("delivered")?,
+            failed: row.try_get("failed")?,
             created_at: row.try_get("created_at")?,
             ended_at: row.try_get("ended_at")?,
             stage: Stage::parse(row.try_get("stage")?)?,
@@ -163,11 +178,18 @@ pub(crate) async fn create(
 
 /// A replay of the organization.
 pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: ReplayId) -> Result<Option<Replay>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM replays WHERE org_id = $1 AND id = $2")
-        .bind(org_id.as_uuid())
-        .bind(id.as_uuid())
-        .fetch_optional(pool)
-        .await
+    // In one statement, so one snapshot: what is added up meanwhile is counted once.
+    sqlx::query_as(
+        "SELECT r.*, r.delivered + COALESCE(o.delivered, 0) AS delivered, r.failed + COALESCE(o.failed, 0) AS failed
+         FROM replays r
+              CROSS JOIN LATERAL (SELECT sum(delivered) AS delivered, sum(failed) AS failed
+                                  FROM replay_outcomes WHERE replay_id = r.id) AS o
+         WHERE r.org_id = $1 AND r.id = $2",
+    )
+    .bind(org_id.as_uuid())
+    .bind(id.as_uuid())
+    .fetch_optional(pool)
+    .await
 }
 
 /// Cancels a replay: it schedules nothing more. One that has ended stays as it is. `false`: there is no such replay.
@@ -189,12 +211,24 @@ pub(crate) async fn cancel(connection: &mut PgConnection, org_id: OrgId, id: Rep
     Ok(changed.is_some())
 }
 
-/// Deletes replays that ended long ago.
+/// Deletes replays that ended long ago, and adds up the outcomes of the others that have ended.
 pub(crate) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM replays WHERE ended_at < now() - make_interval(days => $1)")
         .bind(KEPT_DAYS)
         .execute(pool)
         .await?;
+    sqlx::query(
+        "WITH taken AS (
+             DELETE FROM replay_outcomes o
+             WHERE NOT EXISTS (SELECT FROM replays r WHERE r.id = o.replay_id AND r.status = 'running')
+             RETURNING replay_id, delivered, failed
+         )
+         UPDATE replays r SET delivered = r.delivered + t.delivered, failed = r.failed + t.failed
+         FROM (SELECT replay_id, sum(delivered) AS delivered, sum(failed) AS failed FROM taken GROUP BY 1) AS t
+         WHERE r.id = t.replay_id",
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
@@ -252,7 +286,7 @@ pub(super) struct Batch {
     pub is_end: bool,
 }
 
-/// Moves the cursor of a locked replay behind a batch. The next one is due after this time.
+/// Moves the cursor of a locked replay behind a batch, and adds up the outcomes so far. The next one is due after this time.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     id: ReplayId,
@@ -260,7 +294,10 @@ pub(super) async fn advance(
     due_after: Duration,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE replays SET matched = matched + $2, scheduled = scheduled + $3, cursor_created_at = $4,
+        "WITH taken AS (DELETE FROM replay_outcomes WHERE replay_id = $1 RETURNING delivered, failed)
+         UPDATE replays SET matched = matched + $2, scheduled = scheduled + $3,
+                            delivered = delivered + COALESCE((SELECT sum(delivered) FROM taken), 0),
+                            failed = failed + COALESCE((SELECT sum(failed) FROM taken), 0), cursor_created_at = $4,
                             cursor_delivery_id = $5, cursor_log_partition = $6, cursor_log_epoch = $7,
                             cursor_log_offset = $8, next_at = now() + make_interval(secs => $9), is_held_back = false
          WHERE id = $1",

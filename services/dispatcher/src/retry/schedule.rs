@@ -18,6 +18,7 @@ mod events;
 mod lanes;
 mod outcomes;
 mod queues;
+mod replay_outcomes;
 mod replayed;
 #[cfg(test)]
 pub(crate) mod scale;

@@ -186,6 +186,12 @@ async fn missing_events_are_sent_once_across_a_crash() {
     // A second replay finds nothing: the rows say that nothing is missing, though the view shows no report.
     let are_delivered = |rows: &[(String, i32, bool)]| rows.iter().all(|(state, ..)| state == "delivered");
     system.wait_for_schedule("each attempt is reported", are_delivered).await;
+    let ended = shown(&system, &id).await;
+    assert_eq!(
+        (&ended["delivered"], &ended["failed"], &ended["progress"]),
+        (&json!(1_201), &json!(0), &json!(1.0)),
+        "each is counted once, whatever was in flight at the crash: {ended}"
+    );
     pass_topic(&system, &system.kafka.topics.deliveries).await;
     let again = finished(&system, &start(&system, endpoint, json!({})).await).await;
     assert_eq!(again["matched"], 0, "{again}");

@@ -87,6 +87,50 @@ async fn failed_deliveries_are_retried_across_a_crash() {
 }
 
 #[tokio::test]
+async fn a_replay_counts_how_its_deliveries_end() {
+    let mut system = System::without_dispatcher().await;
+    let (good, bad) =
+        (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(500)).await);
+    let mut replays = Vec::new();
+    for (receiver, count) in [(&good, 40), (&bad, 30)] {
+        let endpoint = system.endpoint(receiver, json!({"retry_schedule": [60]})).await;
+        show_deliveries(&system, &endpoint, count, "wanted", "failed").await;
+        let path = format!("/endpoints/{}/retry", endpoint["id"].as_str().unwrap());
+        replays.push(system.call(Method::POST, &path, KEY, None).await.expect(202).text("replay_id"));
+    }
+    let ends = |replay: Value| {
+        let numbers = ["scheduled", "delivered", "failed"].map(|name| replay[name].as_i64().unwrap());
+        (numbers, replay["progress"].as_f64().unwrap())
+    };
+    let reach = async |system: &System, id: &str, expected: ([i64; 3], f64)| {
+        eventually(PATIENCE, &format!("the replay shows {expected:?}"), || async {
+            (ends(shown(system, id).await) == expected).then_some(())
+        })
+        .await;
+    };
+    assert_eq!(ends(shown(&system, &replays[0]).await), ([0, 0, 0], 0.0));
+    system.start_dispatcher(config());
+    reach(&system, &replays[0], ([40, 40, 0], 1.0)).await;
+    reach(&system, &replays[1], ([30, 0, 0], 0.0)).await;
+    // The first attempts have failed; the last ones do now.
+    let waits = |(state, attempts, _): &&(String, i32, bool)| state == "pending" && *attempts == 2;
+    system.wait_for_schedule("the second attempts wait", |rows| rows.iter().filter(waits).count() == 30).await;
+    system.make_due("state = 'pending'").await;
+    reach(&system, &replays[1], ([30, 0, 30], 1.0)).await;
+    // A dispatcher that starts adds them up.
+    system.crash().await;
+    system.start_dispatcher(config());
+    eventually(PATIENCE, "the outcomes are added up", || async {
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM replay_outcomes").fetch_one(&system.pool).await.unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    assert_eq!(ends(shown(&system, &replays[0]).await), ([40, 40, 0], 1.0));
+    assert_eq!(ends(shown(&system, &replays[1]).await), ([30, 0, 30], 1.0));
+}
+
+#[tokio::test]
 async fn a_replay_is_bounded_own_and_can_be_cancelled() {
     let system = System::without_dispatcher().await;
     let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;

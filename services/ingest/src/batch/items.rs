@@ -138,6 +138,9 @@ impl<'a> Items<'a> {
                 output = &mut other => return output,
                 Some(done) = self.next_done() => self.record(done),
             }
+            if self.submitted.is_empty() {
+                self.appender.note_written();
+            }
         }
     }
 

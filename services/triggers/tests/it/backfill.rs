@@ -107,10 +107,14 @@ async fn a_backfill_goes_on_after_sigkill() {
     let (_ingest, _materializer, api) = system.inbox_roles(RECEIVERS_HERE).await;
     let mut dispatcher = system.role("dispatcher", RECEIVERS_HERE);
     dispatcher.ready().await;
+    // The dispatcher has passed these events when an endpoint of that time has them.
+    let witness = Receiver::start(ReceiverBehavior::Status(200)).await.with_patience(RECEIVED_WITHIN);
+    api.post("/v1/endpoints", &json!({"url": witness.url()})).await.expect(201);
     let mut accepted = Vec::new();
     for _ in 0..4 {
         accepted.extend(accept_batch(&api, 500).await);
     }
+    witness.wait_for_ids(&accepted).await;
     let receiver = Receiver::start(ReceiverBehavior::Status(200)).await.with_patience(RECEIVED_WITHIN);
     let (url, from) = (receiver.url(), "2020-01-01T00:00:00Z");
     let created = system.run_as(&api, &["endpoint", "create", &url, "--backfill-from", from]).await.expect(0).json();

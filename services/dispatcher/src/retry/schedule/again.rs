@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId, ReplayId};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
@@ -162,29 +162,29 @@ impl FromRow<'_, PgRow> for StartedRow {
     }
 }
 
-/// Which finished deliveries get a new round.
+/// What starts a new round of finished deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trusts {
-    /// All that are asked for.
-    Caller,
-    /// Only those of which the view shows the last round.
-    View,
+pub(super) enum StartedBy {
+    /// Of all that are asked for.
+    Hand,
+    /// Only of those of which the view shows the last round.
+    Replay(ReplayId),
 }
 
 /// Adds the row of a finished delivery. Does nothing if another call has just added it.
 async fn start_round(connection: &mut PgConnection, org_id: OrgId, delivery: DeliveryId) -> Result<(), sqlx::Error> {
-    let started = insert_rounds(connection, org_id, &[delivery], Trusts::Caller).await?;
+    let started = insert_rounds(connection, org_id, &[delivery], StartedBy::Hand).await?;
     complete(connection, org_id, &started).await
 }
 
-/// Starts a new round of those of these deliveries that are finished, as far as the view knows the last round of them
+/// Starts a new round, for a replay, of those of these deliveries that are finished, as far as the view knows the last round of them
 /// and has their event. Returns how many it started.
 pub(crate) async fn start_rounds(
     connection: &mut PgConnection,
-    org_id: OrgId,
+    (org_id, replay): (OrgId, ReplayId),
     deliveries: &[DeliveryId],
 ) -> Result<usize, sqlx::Error> {
-    let started = insert_rounds(connection, org_id, deliveries, Trusts::View).await?;
+    let started = insert_rounds(connection, org_id, deliveries, StartedBy::Replay(replay)).await?;
     complete(connection, org_id, &started).await?;
     Ok(started.len())
 }
@@ -196,14 +196,18 @@ pub(super) async fn insert_rounds(
     connection: &mut PgConnection,
     org_id: OrgId,
     deliveries: &[DeliveryId],
-    trusts: Trusts,
+    started_by: StartedBy,
 ) -> Result<Vec<StartedRow>, sqlx::Error> {
+    let replay = match started_by {
+        StartedBy::Hand => None,
+        StartedBy::Replay(replay) => Some(replay.as_uuid()),
+    };
     sqlx::query_as(
         "INSERT INTO delivery_schedule AS s (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                              log_epoch, log_partition, log_offset, state, attempts, attempts_before,
-                                             round, due_at)
+                                             round, replay_id, due_at)
          SELECT v.delivery_id, v.org_id, v.event_id, v.endpoint_id, v.event_type, e.accepted_at, -e.log_epoch,
-                e.log_partition, e.log_offset, 'pending', v.attempts, v.attempts, v.round + 1, now()
+                e.log_partition, e.log_offset, 'pending', v.attempts, v.attempts, v.round + 1, $3, now()
          FROM UNNEST($2::uuid[]) WITH ORDINALITY AS t (delivery_id, nth)
               JOIN contract.deliveries v ON v.org_id = $1 AND v.delivery_id = t.delivery_id
               JOIN contract.events e ON e.org_id = v.org_id AND e.event_id = v.event_id
@@ -211,15 +215,15 @@ pub(super) async fn insert_rounds(
          ON CONFLICT (delivery_id) DO UPDATE
              SET state = 'pending', attempts = greatest(s.attempts, EXCLUDED.attempts),
                  attempts_before = greatest(s.attempts, EXCLUDED.attempts),
-                 round = greatest(s.round + 1, EXCLUDED.round), due_at = now(), created_at = now(),
+                 round = greatest(s.round + 1, EXCLUDED.round), replay_id = EXCLUDED.replay_id, due_at = now(), created_at = now(),
                  finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL, batch_limit = NULL
-             WHERE s.finished_at IS NOT NULL AND (NOT $3 OR s.round < EXCLUDED.round)
+             WHERE s.finished_at IS NOT NULL AND ($3 IS NULL OR s.round < EXCLUDED.round)
          RETURNING event_id, endpoint_id, log_partition, log_epoch, log_offset",
     )
     .persistent(false)
     .bind(org_id.as_uuid())
     .bind(in_order(deliveries))
-    .bind(trusts == Trusts::View)
+    .bind(replay)
     .fetch_all(connection)
     .await
 }

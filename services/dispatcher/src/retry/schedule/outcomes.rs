@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId, ReplayId};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use crate::delivery::{RowUpdate, signed};
 use crate::lane::{EndpointLane, LaneKey};
 use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::queues;
+use crate::retry::schedule::replay_outcomes::{self, ReplayOutcomes};
 use crate::retry::schedule::usage::{self, UsageChange};
 
 /// The outcome of an attempt that was made under a lease. It counts only while the row has that lease.
@@ -43,7 +44,7 @@ pub(crate) async fn write_outcomes(
          FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[], $6::integer[])
               AS t (delivery_id, lease_id, state, attempts, due_after, batch_limit)
          WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
-         RETURNING s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, t.due_after,
+         RETURNING s.delivery_id, s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, s.replay_id, t.due_after,
                    CASE WHEN t.state = 'delivered'
                              AND EXISTS (SELECT FROM endpoints p
                                          WHERE p.org_id = s.org_id AND p.ack_on_success AND p.deleted_at IS NULL)
@@ -61,6 +62,14 @@ pub(crate) async fn write_outcomes(
     .await?;
     let mut change = UsageChange::default();
     changed.iter().filter(|row| row.is_finished()).for_each(|row| change.add_rows(row.org_id, -1));
+    let mut replayed = ReplayOutcomes::default();
+    for row in changed.iter().filter(|row| row.is_finished()) {
+        let outcome = sorted.binary_search_by_key(&row.delivery, |outcome| outcome.delivery_id).ok();
+        if let (Some(replay), Some(at)) = (row.replay, outcome) {
+            replayed.add(replay, sorted[at].update.state);
+        }
+    }
+    replay_outcomes::append(connection, &replayed).await?;
     // The next row of a lane is due when the first one is finished.
     let lanes_due: Vec<LaneDue> = changed.iter().filter_map(ChangedRow::lane_due).collect();
     let due = changed.iter().filter_map(|row| Some((row.endpoint, row.org_id, row.due_after?)));
@@ -73,9 +82,11 @@ pub(crate) async fn write_outcomes(
 
 /// A row after the outcome of its attempt.
 struct ChangedRow {
+    delivery: DeliveryId,
     endpoint: EndpointId,
     org_id: OrgId,
     lane: Option<LaneKey>,
+    replay: Option<ReplayId>,
     /// `None`: it is finished.
     due_after: Option<Duration>,
     /// In an organization that acknowledges by success.
@@ -102,9 +113,11 @@ impl FromRow<'_, PgRow> for ChangedRow {
         let matched: Option<i32> = row.try_get("matched")?;
         let matched = matched.and_then(|matched| u32::try_from(matched).ok());
         Ok(Self {
+            delivery: DeliveryId::from_uuid(row.try_get("delivery_id")?),
             endpoint,
             org_id,
             lane: row.try_get::<Option<Uuid>, _>("lane")?.map(LaneKey::from_uuid),
+            replay: row.try_get::<Option<Uuid>, _>("replay_id")?.map(ReplayId::from_uuid),
             due_after: row.try_get::<Option<f64>, _>("due_after")?.map(Duration::from_secs_f64),
             success: matched.map(|matched| Success { org_id, event_id, endpoint, matched, accepted_at }),
         })

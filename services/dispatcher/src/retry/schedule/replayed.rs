@@ -1,21 +1,21 @@
 //! Schedules events for an endpoint, whether it has got them before or not.
 
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId, ReplayId};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::retry::schedule::again::{self, StartedRow, Trusts};
+use crate::retry::schedule::again::{self, StartedBy, StartedRow};
 
 /// Adds a delivery to an endpoint for each of the events `missing`, and starts a new round of each of the deliveries
 /// `finished`, as [`again::start_rounds`] does. Returns how many it started.
 pub(crate) async fn start_replayed(
     connection: &mut PgConnection,
-    (org_id, endpoint): (OrgId, EndpointId),
+    (org_id, endpoint, replay): (OrgId, EndpointId, ReplayId),
     missing: &[EventId],
     finished: &[DeliveryId],
 ) -> Result<usize, sqlx::Error> {
-    let mut started = insert_missing(connection, org_id, endpoint, missing).await?;
-    started.extend(again::insert_rounds(connection, org_id, finished, Trusts::View).await?);
+    let mut started = insert_missing(connection, (org_id, endpoint, replay), missing).await?;
+    started.extend(again::insert_rounds(connection, org_id, finished, StartedBy::Replay(replay)).await?);
     again::complete(connection, org_id, &started).await?;
     Ok(started.len())
 }
@@ -27,8 +27,7 @@ pub(crate) async fn start_replayed(
 /// dispatcher's.
 async fn insert_missing(
     connection: &mut PgConnection,
-    org_id: OrgId,
-    endpoint: EndpointId,
+    (org_id, endpoint, replay): (OrgId, EndpointId, ReplayId),
     events: &[EventId],
 ) -> Result<Vec<StartedRow>, sqlx::Error> {
     let mut rows: Vec<(Uuid, Uuid)> =
@@ -38,9 +37,9 @@ async fn insert_missing(
     let (deliveries, events): (Vec<Uuid>, Vec<Uuid>) = rows.into_iter().unzip();
     sqlx::query_as(
         "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch,
-                                        log_partition, log_offset, state, round, due_at)
+                                        log_partition, log_offset, state, round, replay_id, due_at)
          SELECT t.delivery_id, e.org_id, e.event_id, $2, e.event_type, e.accepted_at, -e.log_epoch, e.log_partition,
-                e.log_offset, 'pending', 1, now()
+                e.log_offset, 'pending', 1, $5, now()
          FROM UNNEST($3::uuid[], $4::uuid[]) WITH ORDINALITY AS t (delivery_id, event_id, nth)
               JOIN contract.events e ON e.org_id = $1 AND e.event_id = t.event_id
          ORDER BY t.nth
@@ -52,6 +51,7 @@ async fn insert_missing(
     .bind(endpoint.as_uuid())
     .bind(deliveries)
     .bind(events)
+    .bind(replay.as_uuid())
     .fetch_all(connection)
     .await
 }
