@@ -11,11 +11,13 @@ use url::Url;
 
 use crate::attempt::client_certificate::ClientCertificate;
 use crate::attempt::connection::Connection;
+use crate::endpoints::input::MAX_IN_FLIGHT;
 
 /// Shorter than most servers keep idle connections: those that the server has closed cost a second sending.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-const MAX_IDLE_PER_ORIGIN: usize = 16;
-const MAX_IDLE_PER_ORGANIZATION: usize = 256;
+/// As many as an endpoint may have attempts in flight: with fewer, a busy endpoint would be connected to again and again.
+const MAX_IDLE_PER_ORIGIN: usize = MAX_IN_FLIGHT as usize;
+const MAX_IDLE_PER_ORGANIZATION: usize = 1024;
 const MAX_IDLE: usize = 4096;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection whose answer was read may take to become idle.
@@ -222,7 +224,7 @@ mod tests {
         }
         assert_eq!(idle.count, MAX_IDLE_PER_ORIGIN);
         assert_eq!(idle.take(&origin(org_id, "x"), now, |_| true), Some(999), "the newest is kept");
-        for n in 0..1000 {
+        for n in 0..2000 {
             idle.put(origin(org_id, &format!("host-{n}")), n, now);
         }
         assert_eq!(idle.count, MAX_IDLE_PER_ORGANIZATION);

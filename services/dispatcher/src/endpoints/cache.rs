@@ -14,6 +14,7 @@ use crate::attempt::authorization::Authorization;
 use crate::attempt::compat_sign::CompatSigner;
 use crate::batch::settings::BatchSettings;
 use crate::endpoints::headers::header;
+use crate::endpoints::input::MAX_IN_FLIGHT;
 use crate::endpoints::matching::{Change, Endpoint, Secrets, Snapshot, Subscription};
 use crate::endpoints::pages::{PAGE_ROWS, ReadUpTo, Rows};
 use crate::endpoints::store::{StoredEndpoint, Version};
@@ -22,9 +23,6 @@ use crate::endpoints::{filter, pages, secrets, store};
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The cache is invalidated if the stored version is older than the cached one for so long.
 const MAX_REGRESSION: Duration = Duration::from_secs(4);
-
-/// Of one endpoint. Endpoints from before this bound may have stored more.
-const MAX_IN_FLIGHT: usize = 100;
 
 /// All endpoints. Cloning shares the cache.
 #[derive(Clone)]
@@ -204,7 +202,7 @@ impl EndpointCache {
             max_in_flight: stored
                 .max_in_flight
                 .and_then(|max| usize::try_from(max).ok())
-                .map_or(self.inner.default_max_in_flight, |max| max.min(MAX_IN_FLIGHT)),
+                .map_or(self.inner.default_max_in_flight, |max| max.min(usize::from(MAX_IN_FLIGHT))),
             rate_limit_per_second: stored.rate_limit_per_second.and_then(|limit| u32::try_from(limit).ok()),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),

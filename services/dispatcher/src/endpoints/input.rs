@@ -17,7 +17,8 @@ pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
 pub(crate) const MAX_TIMEOUT_SECONDS: u32 = 30;
 pub(super) const MAX_PATTERNS: usize = 100;
 const MAX_DESCRIPTION_CHARACTERS: usize = 1000;
-const MAX_IN_FLIGHT: u32 = 100;
+/// Attempts of one endpoint at the same time. Endpoints from before this bound may have stored more.
+pub(crate) const MAX_IN_FLIGHT: u16 = 100;
 const MAX_RATE_PER_SECOND: u32 = 1000;
 const MAX_RETRIES: usize = 20;
 const MAX_DELAY_SECONDS: u32 = 86_400;
@@ -106,7 +107,7 @@ impl EndpointPatch {
             compat_signature: fields.take_object("compat_signature", compat_signature::read),
             ordered: fields.take("ordered", flag),
             ack_on_success: fields.take("ack_on_success", flag),
-            max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
+            max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, u32::from(MAX_IN_FLIGHT))),
             rate_limit_per_second: fields
                 .take_nullable("rate_limit_per_second", |value| number(value, 1, MAX_RATE_PER_SECOND)),
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
