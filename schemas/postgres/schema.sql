@@ -619,7 +619,8 @@ CREATE TABLE public.endpoint_queues (
     org_id uuid NOT NULL,
     next_due_at timestamp with time zone NOT NULL,
     is_held boolean DEFAULT false NOT NULL,
-    resumed_at timestamp with time zone
+    resumed_at timestamp with time zone,
+    first_due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.endpoint_queues IS 'When something of an endpoint is due in delivery_schedule. Who adds a row or makes one due earlier lowers next_due_at in the same transaction. Who claims rows locks the row here first: two instances never claim of one endpoint at the same time.';

@@ -66,4 +66,5 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "replay_outcomes",
         sql: include_str!("../postgres/migrations/0020_replay_outcomes.sql"),
     },
+    Migration { version: 21, name: "first_due", sql: include_str!("../postgres/migrations/0021_first_due.sql") },
 ];

@@ -28,12 +28,13 @@ pub(crate) async fn candidates(
                 + COALESCE(octet_length(e.traceparent), 0) + $4,
                 CASE WHEN due.log_partition = $5 OR e.payload IS NULL THEN 1 ELSE due.batch_limit END
          FROM UNNEST($1::uuid[], $2::bigint[]) AS wanted (endpoint_id, max_rows)
+         JOIN endpoint_queues q ON q.endpoint_id = wanted.endpoint_id
          CROSS JOIN LATERAL (
              SELECT d.endpoint_id, d.delivery_id, d.event_type, d.log_partition, d.log_epoch, d.log_offset, d.due_at,
                     d.batch_limit
              FROM delivery_schedule d
              WHERE d.state = 'pending' AND d.refusal IS NULL AND d.lane IS NULL
-                   AND d.endpoint_id = wanted.endpoint_id AND d.due_at <= now()
+                   AND d.endpoint_id = wanted.endpoint_id AND d.due_at >= q.first_due_at AND d.due_at <= now()
              ORDER BY d.due_at LIMIT wanted.max_rows
          ) AS due
          LEFT JOIN delivery_events e ON e.log_partition = due.log_partition AND e.log_epoch = due.log_epoch

@@ -104,9 +104,11 @@ const CLAIM_WITHOUT_LANE: &str = update_claimed!(
     "SELECT picked.delivery_id, wanted.lease_seconds
      FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[], $4::boolean[])
           AS wanted (endpoint_id, max_rows, lease_seconds, before_due)
+     JOIN endpoint_queues q ON q.endpoint_id = wanted.endpoint_id
      CROSS JOIN LATERAL (
          SELECT d.delivery_id FROM delivery_schedule d
          WHERE d.state = 'pending' AND d.refusal IS NULL AND d.lane IS NULL AND d.endpoint_id = wanted.endpoint_id
+               AND d.due_at >= q.first_due_at
                AND (d.due_at <= now() OR wanted.before_due AND d.lease_id IS NULL)
          ORDER BY d.due_at LIMIT wanted.max_rows FOR UPDATE SKIP LOCKED
      ) AS picked"

@@ -10,7 +10,8 @@ use uuid::Uuid;
 /// Endpoints that one poll locks at most.
 const MAX_QUEUES: i64 = 1000;
 
-/// Makes the queues of endpoints due after these times at the latest. A held queue stays held.
+/// Makes the queues of endpoints due after these times at the latest, in the transaction that writes the rows: their
+/// times are those of its start. A held queue stays held. A millisecond is more than the rounding of a time.
 pub(super) async fn lower(
     connection: &mut PgConnection,
     due: impl Iterator<Item = (EndpointId, OrgId, Duration)>,
@@ -25,11 +26,14 @@ pub(super) async fn lower(
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO endpoint_queues AS q (endpoint_id, org_id, next_due_at)
-         SELECT endpoint_id, org_id, now() + make_interval(secs => after)
+        "INSERT INTO endpoint_queues AS q (endpoint_id, org_id, next_due_at, first_due_at)
+         SELECT t.endpoint_id, t.org_id, due.at, due.at - interval '1 ms'
          FROM UNNEST($1::uuid[], $2::uuid[], $3::double precision[]) AS t (endpoint_id, org_id, after)
-         ON CONFLICT (endpoint_id) DO UPDATE SET next_due_at = EXCLUDED.next_due_at
-         WHERE NOT q.is_held AND EXCLUDED.next_due_at < q.next_due_at",
+              CROSS JOIN LATERAL (SELECT now() + make_interval(secs => t.after) AS at) AS due
+         ON CONFLICT (endpoint_id) DO UPDATE
+         SET next_due_at = CASE WHEN q.is_held THEN q.next_due_at ELSE least(q.next_due_at, EXCLUDED.next_due_at) END,
+             first_due_at = least(q.first_due_at, EXCLUDED.first_due_at)
+         WHERE NOT q.is_held AND EXCLUDED.next_due_at < q.next_due_at OR EXCLUDED.first_due_at < q.first_due_at",
     )
     .bind(earliest.keys().map(|endpoint| endpoint.as_uuid()).collect::<Vec<_>>())
     .bind(earliest.values().map(|(org_id, _)| org_id.as_uuid()).collect::<Vec<_>>())
@@ -79,7 +83,7 @@ pub(crate) enum NextDue {
     AtOnce,
 }
 
-/// Sets when locked queues are due next.
+/// Sets when locked queues are due next, and what of them need not be read any more.
 pub(crate) async fn reset(connection: &mut PgConnection, queues: &[(EndpointId, NextDue)]) -> Result<(), sqlx::Error> {
     if queues.is_empty() {
         return Ok(());
@@ -89,17 +93,22 @@ pub(crate) async fn reset(connection: &mut PgConnection, queues: &[(EndpointId, 
         NextDue::AtOnce => None,
     };
     sqlx::query(
-        "UPDATE endpoint_queues q
-         SET next_due_at = CASE WHEN t.not_before IS NULL THEN now() ELSE
-                 greatest(now() + make_interval(secs => t.not_before), COALESCE(least(
-                     (SELECT d.due_at FROM delivery_schedule d
-                      WHERE d.endpoint_id = q.endpoint_id AND d.state = 'pending' AND d.refusal IS NULL
-                            AND d.lane IS NULL
-                      ORDER BY d.due_at LIMIT 1),
+        "WITH first AS MATERIALIZED (
+             SELECT t.endpoint_id, t.not_before, COALESCE(
+                        (SELECT d.due_at FROM delivery_schedule d
+                         WHERE d.endpoint_id = b.endpoint_id AND d.state = 'pending' AND d.refusal IS NULL
+                               AND d.lane IS NULL AND d.due_at >= b.first_due_at
+                         ORDER BY d.due_at LIMIT 1), 'infinity') AS due_at
+             FROM UNNEST($1::uuid[], $2::double precision[]) AS t (endpoint_id, not_before)
+                  JOIN endpoint_queues b ON b.endpoint_id = t.endpoint_id
+         )
+         UPDATE endpoint_queues q
+         SET first_due_at = first.due_at,
+             next_due_at = CASE WHEN first.not_before IS NULL THEN now() ELSE
+                 greatest(now() + make_interval(secs => first.not_before), least(first.due_at,
                      (SELECT l.due_at FROM ordered_lanes l
-                      WHERE l.endpoint_id = q.endpoint_id ORDER BY l.due_at LIMIT 1)), 'infinity')) END
-         FROM UNNEST($1::uuid[], $2::double precision[]) AS t (endpoint_id, not_before)
-         WHERE q.endpoint_id = t.endpoint_id",
+                      WHERE l.endpoint_id = q.endpoint_id ORDER BY l.due_at LIMIT 1))) END
+         FROM first WHERE q.endpoint_id = first.endpoint_id",
     )
     .persistent(false)
     .bind(queues.iter().map(|(endpoint, _)| endpoint.as_uuid()).collect::<Vec<_>>())

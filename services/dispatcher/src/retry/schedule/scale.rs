@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use schemas::ids::EndpointId;
 use sqlx::postgres::{PgConnection, PgPool};
 use testkit::setup;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::*;
@@ -16,6 +17,9 @@ const ENDPOINTS: usize = 1_000;
 const FEW: i64 = 10_000;
 const ROWS_OF_A_CLAIM: usize = 10;
 const CLAIMS: usize = 50;
+
+/// A snapshot that is kept in one test keeps a vacuum in the other from removing anything.
+static SNAPSHOTS: Mutex<()> = Mutex::const_new(());
 
 /// How many rows the large table has.
 pub(crate) fn many() -> i64 {
@@ -47,6 +51,13 @@ async fn fill(pool: &PgPool, endpoints: &[EndpointId], rows: i64) {
         "INSERT INTO delivery_events (log_partition, log_epoch, log_offset, org_id, payload)
          SELECT log_partition, log_epoch, log_offset, org_id, repeat('x', 100) FROM delivery_schedule
          ON CONFLICT DO NOTHING",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO endpoint_queues (endpoint_id, org_id, next_due_at)
+         SELECT DISTINCT endpoint_id, org_id, now() FROM delivery_schedule ON CONFLICT DO NOTHING",
     )
     .execute(pool)
     .await
@@ -105,8 +116,56 @@ async fn claims_read_as_much_of_many_rows_as_of_few() {
     assert!(many <= few * 2, "{few} rows are read of {FEW}, and {many} of {rows}");
 }
 
+/// What PostgreSQL reads for the claims of one endpoint whose rows are finished one after the other, while a snapshot
+/// keeps all that was: blocks of the index and of the table.
+#[tokio::test]
+async fn a_snapshot_that_is_kept_does_not_make_claims_slower() {
+    const ROUNDS: usize = 60;
+    let _alone = SNAPSHOTS.lock().await;
+    let (_database, pool) = setup::database().await;
+    let endpoints: Vec<EndpointId> = (0..ENDPOINTS).map(|_| EndpointId::generate()).collect();
+    fill(&pool, &endpoints, FEW).await;
+    sqlx::query("UPDATE delivery_schedule SET endpoint_id = $1, due_at = now() - log_offset * interval '1 ms'")
+        .bind(endpoints[0].as_uuid())
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("VACUUM ANALYZE delivery_schedule").execute(&pool).await.unwrap();
+    let mut backup = runtime::postgres::begin_with(&pool, "BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    sqlx::query("SELECT FROM delivery_schedule LIMIT 1").execute(&mut *backup).await.unwrap();
+    let mut read = Vec::new();
+    let mut connection = pool.acquire().await.unwrap();
+    for _ in 0..ROUNDS {
+        let wanted = Wanted { endpoint: endpoints[0], max_rows: 64, lease: Duration::from_secs(30), before_due: false };
+        let before = blocks(&mut connection).await;
+        let claimed = claim(&mut connection, &[wanted], true).await.unwrap();
+        reset(&mut connection, &[(endpoints[0], NextDue::NotBefore(Duration::ZERO))]).await.unwrap();
+        read.push(blocks(&mut connection).await - before);
+        assert_eq!(claimed.len(), 64);
+        sqlx::query("UPDATE delivery_schedule SET state = 'delivered', finished_at = now() WHERE lease_id IS NOT NULL")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+    drop(backup);
+    let (first, last) = (read[1..6].iter().sum::<i64>(), read[ROUNDS - 5..].iter().sum::<i64>());
+    assert!(last <= first * 2, "the first claims read {first} blocks, the last ones {last}: {read:?}");
+}
+
+/// Blocks of the index of what is due that were looked at so far.
+async fn blocks(connection: &mut PgConnection) -> i64 {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    sqlx::query_scalar(
+        "SELECT (heap_blks_read + heap_blks_hit)::bigint FROM pg_statio_user_tables WHERE relname = 'delivery_schedule'",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
 #[tokio::test]
 async fn churn_leaves_no_bloat() {
+    let _alone = SNAPSHOTS.lock().await;
     let (_database, pool) = setup::database().await;
     let endpoints: Vec<EndpointId> = (0..ENDPOINTS).map(|_| EndpointId::generate()).collect();
     let mut sizes = Vec::new();

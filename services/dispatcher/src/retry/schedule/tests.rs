@@ -39,7 +39,9 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
         NewRow { delivery: Delivery::new(endpoint, Arc::new(event)), waits_for }
     };
     let rows: Vec<NewRow> = offsets.map(row).collect();
-    insert(&mut pool.acquire().await.unwrap(), &rows, LIMITS).await.unwrap();
+    let mut transaction = runtime::postgres::begin(pool).await.unwrap();
+    insert(&mut transaction, &rows, LIMITS).await.unwrap();
+    transaction.commit().await.unwrap();
 }
 
 async fn execute(pool: &PgPool, sql: &'static str) {
@@ -125,6 +127,7 @@ async fn candidates_have_their_size_and_limit() {
     let mut connection = pool.acquire().await.unwrap();
     insert(&mut connection, &rows, LIMITS).await.unwrap();
     execute(&pool, "UPDATE delivery_schedule SET due_at = due_at - make_interval(secs => 10 - log_offset)").await;
+    execute(&pool, "UPDATE endpoint_queues SET first_due_at = '-infinity'").await;
     let mut found = candidates(&mut connection, &[(endpoint, 10), (EndpointId::generate(), 10)]).await.unwrap();
     let due = found.remove(&endpoint).unwrap();
     assert!(found.is_empty());
