@@ -49,6 +49,15 @@ $$;
 CREATE FUNCTION public.audit_retention() RETURNS interval
     LANGUAGE sql IMMUTABLE
     AS $$ SELECT interval '400 days' $$;
+CREATE FUNCTION public.lower_first_due() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.first_due_at := CASE WHEN OLD.is_held AND NOT NEW.is_held THEN '-infinity'
+                             ELSE least(NEW.first_due_at, NEW.next_due_at - interval '1 ms') END;
+    RETURN NEW;
+END
+$$;
 CREATE FUNCTION public.organizations_erased() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -896,6 +905,7 @@ CREATE TRIGGER api_keys_changed AFTER DELETE OR UPDATE ON public.api_keys FOR EA
 CREATE TRIGGER audit_log_append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.audit_append_only();
 CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.audit_append_only();
 CREATE TRIGGER erasures_done AFTER UPDATE OF done_at ON public.erasures FOR EACH ROW WHEN ((new.done_at IS NOT NULL)) EXECUTE FUNCTION public.organizations_erased();
+CREATE TRIGGER lower_first_due BEFORE UPDATE ON public.endpoint_queues FOR EACH ROW EXECUTE FUNCTION public.lower_first_due();
 CREATE TRIGGER organizations_changed AFTER DELETE OR UPDATE ON public.organizations FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('organization');
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id);

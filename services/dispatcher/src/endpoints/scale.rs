@@ -90,6 +90,7 @@ impl Bench {
         .execute(&self.pool)
         .await
         .unwrap();
+        sqlx::query("UPDATE endpoint_queues SET first_due_at = '-infinity'").execute(&self.pool).await.unwrap();
         sqlx::query("VACUUM ANALYZE delivery_schedule").execute(&self.pool).await.unwrap();
     }
 

@@ -316,7 +316,7 @@ impl System {
         let sql = format!(
             "WITH due AS (UPDATE delivery_schedule SET due_at = now() WHERE {condition} RETURNING endpoint_id),
                   lanes AS (UPDATE ordered_lanes SET due_at = now())
-             UPDATE endpoint_queues SET next_due_at = now(), first_due_at = '-infinity' WHERE endpoint_id IN (SELECT endpoint_id FROM due)"
+             UPDATE endpoint_queues SET next_due_at = now() WHERE endpoint_id IN (SELECT endpoint_id FROM due)"
         );
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.unwrap();
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 const MAX_QUEUES: i64 = 1000;
 
 /// Makes the queues of endpoints due after these times at the latest, in the transaction that writes the rows: their
-/// times are those of its start. A held queue stays held. A millisecond is more than the rounding of a time.
+/// times are those of its start. A held queue stays held. A trigger lowers `first_due_at` too.
 pub(super) async fn lower(
     connection: &mut PgConnection,
     due: impl Iterator<Item = (EndpointId, OrgId, Duration)>,
@@ -26,14 +26,11 @@ pub(super) async fn lower(
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO endpoint_queues AS q (endpoint_id, org_id, next_due_at, first_due_at)
-         SELECT t.endpoint_id, t.org_id, due.at, due.at - interval '1 ms'
+        "INSERT INTO endpoint_queues AS q (endpoint_id, org_id, next_due_at)
+         SELECT endpoint_id, org_id, now() + make_interval(secs => after)
          FROM UNNEST($1::uuid[], $2::uuid[], $3::double precision[]) AS t (endpoint_id, org_id, after)
-              CROSS JOIN LATERAL (SELECT now() + make_interval(secs => t.after) AS at) AS due
-         ON CONFLICT (endpoint_id) DO UPDATE
-         SET next_due_at = CASE WHEN q.is_held THEN q.next_due_at ELSE least(q.next_due_at, EXCLUDED.next_due_at) END,
-             first_due_at = least(q.first_due_at, EXCLUDED.first_due_at)
-         WHERE NOT q.is_held AND EXCLUDED.next_due_at < q.next_due_at OR EXCLUDED.first_due_at < q.first_due_at",
+         ON CONFLICT (endpoint_id) DO UPDATE SET next_due_at = EXCLUDED.next_due_at
+         WHERE NOT q.is_held AND EXCLUDED.next_due_at < q.next_due_at",
     )
     .bind(earliest.keys().map(|endpoint| endpoint.as_uuid()).collect::<Vec<_>>())
     .bind(earliest.values().map(|(org_id, _)| org_id.as_uuid()).collect::<Vec<_>>())

@@ -85,6 +85,43 @@ async fn a_claim_takes_as_many_rows_as_were_asked_for() {
     assert_eq!((of(endpoints[0]), of(endpoints[1])), (1, 2));
 }
 
+/// A queue whose first row is in flight has nothing to read before its lease ends.
+#[tokio::test]
+async fn what_is_added_before_the_first_open_row_is_claimed() {
+    let (_database, pool) = database().await;
+    let endpoint = EndpointId::generate();
+    let lease = Duration::from_secs(30);
+    let wanted = Wanted { endpoint, max_rows: 9, lease, before_due: false };
+    let claimed = async || {
+        let mut transaction = runtime::postgres::begin(&pool).await.unwrap();
+        let claimed = claim(&mut transaction, &[wanted], true).await.unwrap().len();
+        reset(&mut transaction, &[(endpoint, NextDue::NotBefore(Duration::ZERO))]).await.unwrap();
+        transaction.commit().await.unwrap();
+        claimed
+    };
+    let is_raised = async || {
+        let sql = "SELECT first_due_at > now() FROM endpoint_queues";
+        let raised: bool = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
+        raised
+    };
+    add(&pool, endpoint, 0..1, DUE).await;
+    assert_eq!(claimed().await, 1);
+    assert!(is_raised().await);
+    add(&pool, endpoint, 1..2, DUE).await;
+    assert_eq!(claimed().await, 1, "what is added lowers it");
+    // While a queue is held, nothing lowers it.
+    execute(&pool, "UPDATE endpoint_queues SET is_held = true, next_due_at = 'infinity'").await;
+    add(&pool, endpoint, 2..3, DUE).await;
+    assert!(is_raised().await);
+    release(&mut pool.acquire().await.unwrap(), endpoint).await.unwrap();
+    assert_eq!(claimed().await, 1, "its release lowers it");
+    assert!(is_raised().await);
+    execute(&pool, "UPDATE delivery_schedule SET state = 'delivered', finished_at = now()").await;
+    assert_eq!(claimed().await, 0);
+    add(&pool, endpoint, 3..4, DUE).await;
+    assert_eq!(claimed().await, 1, "also when all was finished");
+}
+
 #[tokio::test]
 async fn a_release_moves_at_most_one_batch() {
     let (_database, pool) = database().await;
