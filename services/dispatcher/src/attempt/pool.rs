@@ -15,7 +15,8 @@ use crate::endpoints::input::MAX_IN_FLIGHT;
 
 /// Shorter than most servers keep idle connections: those that the server has closed cost a second sending.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// As many as an endpoint may have attempts in flight: with fewer, a busy endpoint would be connected to again and again.
+/// As many as an endpoint may have attempts in flight: with fewer, a busy endpoint would be connected to again and
+/// again.
 const MAX_IDLE_PER_ORIGIN: usize = MAX_IN_FLIGHT as usize;
 const MAX_IDLE_PER_ORGANIZATION: usize = 1024;
 const MAX_IDLE: usize = 4096;

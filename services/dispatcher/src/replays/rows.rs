@@ -286,7 +286,8 @@ pub(super) struct Batch {
     pub is_end: bool,
 }
 
-/// Moves the cursor of a locked replay behind a batch, and adds up the outcomes so far. The next one is due after this time.
+/// Moves the cursor of a locked replay behind a batch, and adds up the outcomes so far. The next batch is due after
+/// this time.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     id: ReplayId,

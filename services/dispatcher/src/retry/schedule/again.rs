@@ -177,8 +177,8 @@ async fn start_round(connection: &mut PgConnection, org_id: OrgId, delivery: Del
     complete(connection, org_id, &started).await
 }
 
-/// Starts a new round, for a replay, of those of these deliveries that are finished, as far as the view knows the last round of them
-/// and has their event. Returns how many it started.
+/// Starts a new round, for a replay, of those of these deliveries that are finished, as far as the view knows the last
+/// round of them and has their event. Returns how many it started.
 pub(crate) async fn start_rounds(
     connection: &mut PgConnection,
     (org_id, replay): (OrgId, ReplayId),
@@ -215,8 +215,9 @@ pub(super) async fn insert_rounds(
          ON CONFLICT (delivery_id) DO UPDATE
              SET state = 'pending', attempts = greatest(s.attempts, EXCLUDED.attempts),
                  attempts_before = greatest(s.attempts, EXCLUDED.attempts),
-                 round = greatest(s.round + 1, EXCLUDED.round), replay_id = EXCLUDED.replay_id, due_at = now(), created_at = now(),
-                 finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL, batch_limit = NULL
+                 round = greatest(s.round + 1, EXCLUDED.round), replay_id = EXCLUDED.replay_id, due_at = now(),
+                 created_at = now(), finished_at = NULL, lease_id = NULL, refusal = NULL, lane = NULL,
+                 batch_limit = NULL
              WHERE s.finished_at IS NOT NULL AND ($3 IS NULL OR s.round < EXCLUDED.round)
          RETURNING event_id, endpoint_id, log_partition, log_epoch, log_offset",
     )

@@ -78,6 +78,8 @@ pub(crate) enum NextDue {
     NotBefore(Duration),
     /// At once: rows are left that are claimed before they are due.
     AtOnce,
+    /// After this time, if a row or lane is left, whenever that is due: another transaction had locked it.
+    IfAnyIsLeft(Duration),
 }
 
 /// Sets when locked queues are due next, and what of them need not be read any more.
@@ -86,30 +88,35 @@ pub(crate) async fn reset(connection: &mut PgConnection, queues: &[(EndpointId, 
         return Ok(());
     }
     let not_before = |next: &NextDue| match next {
-        NextDue::NotBefore(after) => Some(after.as_secs_f64()),
+        NextDue::NotBefore(after) | NextDue::IfAnyIsLeft(after) => Some(after.as_secs_f64()),
         NextDue::AtOnce => None,
     };
     sqlx::query(
         "WITH first AS MATERIALIZED (
-             SELECT t.endpoint_id, t.not_before, COALESCE(
+             SELECT t.endpoint_id, t.not_before, t.if_any, COALESCE(
                         (SELECT d.due_at FROM delivery_schedule d
                          WHERE d.endpoint_id = b.endpoint_id AND d.state = 'pending' AND d.refusal IS NULL
                                AND d.lane IS NULL AND d.due_at >= b.first_due_at
                          ORDER BY d.due_at LIMIT 1), 'infinity') AS due_at
-             FROM UNNEST($1::uuid[], $2::double precision[]) AS t (endpoint_id, not_before)
+             FROM UNNEST($1::uuid[], $2::double precision[], $3::boolean[]) AS t (endpoint_id, not_before, if_any)
                   JOIN endpoint_queues b ON b.endpoint_id = t.endpoint_id
          )
          UPDATE endpoint_queues q
          SET first_due_at = first.due_at,
-             next_due_at = CASE WHEN first.not_before IS NULL THEN now() ELSE
-                 greatest(now() + make_interval(secs => first.not_before), least(first.due_at,
-                     (SELECT l.due_at FROM ordered_lanes l
-                      WHERE l.endpoint_id = q.endpoint_id ORDER BY l.due_at LIMIT 1))) END
+             next_due_at = CASE
+                 WHEN first.not_before IS NULL THEN now()
+                 WHEN first.if_any AND (first.due_at < 'infinity'
+                                        OR EXISTS (SELECT FROM ordered_lanes l WHERE l.endpoint_id = q.endpoint_id))
+                 THEN now() + make_interval(secs => first.not_before)
+                 ELSE greatest(now() + make_interval(secs => first.not_before), least(first.due_at,
+                          (SELECT l.due_at FROM ordered_lanes l
+                           WHERE l.endpoint_id = q.endpoint_id ORDER BY l.due_at LIMIT 1))) END
          FROM first WHERE q.endpoint_id = first.endpoint_id",
     )
     .persistent(false)
     .bind(queues.iter().map(|(endpoint, _)| endpoint.as_uuid()).collect::<Vec<_>>())
     .bind(queues.iter().map(|(_, next)| not_before(next)).collect::<Vec<_>>())
+    .bind(queues.iter().map(|(_, next)| matches!(next, NextDue::IfAnyIsLeft(_))).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -116,8 +116,7 @@ async fn claims_read_as_much_of_many_rows_as_of_few() {
     assert!(many <= few * 2, "{few} rows are read of {FEW}, and {many} of {rows}");
 }
 
-/// What PostgreSQL reads for the claims of one endpoint whose rows are finished one after the other, while a snapshot
-/// keeps all that was: blocks of the index and of the table.
+/// The claims of one endpoint whose rows are finished one after the other, while a snapshot keeps all that was.
 #[tokio::test]
 async fn a_snapshot_that_is_kept_does_not_make_claims_slower() {
     const ROUNDS: usize = 60;
@@ -152,11 +151,12 @@ async fn a_snapshot_that_is_kept_does_not_make_claims_slower() {
     assert!(last <= first * 2, "the first claims read {first} blocks, the last ones {last}: {read:?}");
 }
 
-/// Blocks of the index of what is due that were looked at so far.
+/// Blocks of the table that were looked at so far.
 async fn blocks(connection: &mut PgConnection) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     sqlx::query_scalar(
-        "SELECT (heap_blks_read + heap_blks_hit)::bigint FROM pg_statio_user_tables WHERE relname = 'delivery_schedule'",
+        "SELECT (heap_blks_read + heap_blks_hit)::bigint FROM pg_statio_user_tables
+         WHERE relname = 'delivery_schedule'",
     )
     .fetch_one(connection)
     .await

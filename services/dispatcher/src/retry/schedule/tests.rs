@@ -122,6 +122,26 @@ async fn what_is_added_before_the_first_open_row_is_claimed() {
     assert_eq!(claimed().await, 1, "also when all was finished");
 }
 
+/// Rows of a deleted endpoint are claimed before they are due. One that somebody had locked is claimed soon.
+#[tokio::test]
+async fn what_was_locked_is_looked_for_again() {
+    let (_database, pool) = database().await;
+    let endpoint = EndpointId::generate();
+    let due_after = Duration::from_secs(3600);
+    let waits = WaitsFor::Attempt { attempts: 1, due_after, lease: None, batch_limit: None };
+    let next_due = async || {
+        let mut transaction = runtime::postgres::begin(&pool).await.unwrap();
+        reset(&mut transaction, &[(endpoint, NextDue::IfAnyIsLeft(Duration::from_secs(1)))]).await.unwrap();
+        transaction.commit().await.unwrap();
+        next_due(&pool).await.unwrap()
+    };
+    add(&pool, endpoint, 0..1, waits).await;
+    let soon = next_due().await;
+    assert!(soon.is_some_and(|seconds| seconds <= 1.0), "{soon:?}");
+    execute(&pool, "UPDATE delivery_schedule SET state = 'cancelled', finished_at = now()").await;
+    assert_eq!(next_due().await, None);
+}
+
 #[tokio::test]
 async fn a_release_moves_at_most_one_batch() {
     let (_database, pool) = database().await;

@@ -74,9 +74,8 @@ impl RetryWorker {
         claimed.extend(schedule::claim(&mut transaction, &plan.wanted, lanes_first).await?);
         for wanted in plan.wanted.iter().filter(|wanted| wanted.before_due) {
             let count = claimed.iter().filter(|row| row.delivery.endpoint_id == wanted.endpoint).count();
-            if count == wanted.max_rows {
-                plan.next_due.insert(wanted.endpoint, NextDue::AtOnce);
-            }
+            let next = if count == wanted.max_rows { NextDue::AtOnce } else { NextDue::IfAnyIsLeft(POSTPONED) };
+            plan.next_due.insert(wanted.endpoint, next);
         }
         schedule::reset(&mut transaction, &plan.next_due.into_iter().collect::<Vec<_>>()).await?;
         transaction.commit().await?;
