@@ -13,6 +13,9 @@ use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::session::{Row, Session};
 use crate::visibility::Visibility;
 
+/// The check that the load was kept up.
+pub(crate) const COMPLETE_SCHEDULE: &str = "the complete schedule was sent";
+
 /// The figures of one run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
@@ -124,7 +127,7 @@ impl Figures {
     pub(crate) fn check(&self, thresholds: &Thresholds) -> Vec<Check> {
         let mut checks = vec![
             Check {
-                name: "the complete schedule was sent",
+                name: COMPLETE_SCHEDULE,
                 threshold: "all of it".to_owned(),
                 found: self.stopped.clone().unwrap_or_else(|| "all of it".to_owned()),
                 passed: self.stopped.is_none() && self.requests > 0,
@@ -269,7 +272,7 @@ mod tests {
         assert_eq!(failed(&Figures::of(&load(), &session(&outcomes, None))), ["errors"]);
         let short = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 4], Some("interrupted")));
         assert_eq!(short.never_sent, 6);
-        assert_eq!(failed(&short), ["the complete schedule was sent"]);
+        assert_eq!(failed(&short), [COMPLETE_SCHEDULE]);
         let mut lost = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 10], None));
         lost.inbox = Some(InboxCheck { accepted: 10, stored: 9, missing: 1, ..InboxCheck::default() });
         assert_eq!(failed(&lost), ["every accepted event is in the inbox once"]);

@@ -8,12 +8,12 @@ use anyhow::Context;
 use loadkit::{Failure, RunEnvironment};
 use serde::Serialize;
 
-use crate::figures::Figures;
+use crate::figures::{COMPLETE_SCHEDULE, Figures};
 use crate::instance::Instance;
 use crate::pair::median;
 use crate::product::{self, Options};
 use crate::report::{self, Report};
-use crate::scenario::Load;
+use crate::scenario::{Check, Load};
 use crate::target::Target;
 
 /// The most that limits may add to the CPU of ingest and PostgreSQL, in percent.
@@ -107,7 +107,7 @@ pub(crate) async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<b
         for (name, instance, runs) in sides {
             eprintln!("round {round} of {}: limits {name}", pair.rounds);
             let report = run_side(target, pair, name, instance).await?;
-            all_passed &= report.passed || round == 0;
+            all_passed &= report.checks.iter().all(|check| check.passed || is_of_warm_up(round, check));
             report::write_series(folder, &format!("series-{name}-{round}.csv"), &report.rows)?;
             print!("{}", report::summary(&report));
             if round > 0 {
@@ -127,6 +127,11 @@ pub(crate) async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<b
     report::write_json(folder, &CostReport { environment, limit_per_minute, on, off, more_cpu_percent, passed })?;
     println!("report in {}", folder.display());
     Ok(passed)
+}
+
+/// Whether a missed threshold says only that the system was cold.
+fn is_of_warm_up(round: usize, check: &Check) -> bool {
+    round == 0 && check.name == COMPLETE_SCHEDULE
 }
 
 async fn run_side(target: &Target, pair: &Pair, name: &str, instance: &Instance) -> Result<Report, Failure> {

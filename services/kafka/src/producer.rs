@@ -323,18 +323,22 @@ impl Producer {
     }
 
     /// Replaces this producer, if it is still the current one: a second caller finds it replaced. Records that were
-    /// handed to it keep it until their reports.
-    fn replace(&self, replaced: &Arc<FutureProducer>, reason: &str) {
+    /// handed to it keep it until their reports. `false`: there is no new one, and the caller may try again.
+    fn replace(&self, replaced: &Arc<FutureProducer>, reason: &str) -> bool {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&current, replaced) {
-            return;
+            return true;
         }
         match create(&self.shared.config, &self.shared.settings) {
             Ok(producer) => {
                 *current = Arc::new(producer);
                 warn!(reason, "Kafka producer was replaced.");
+                true
             }
-            Err(error) => error!(reason, %error, "Kafka producer could not be replaced; trying again."),
+            Err(error) => {
+                error!(reason, %error, "Kafka producer could not be replaced; trying again.");
+                false
+            }
         }
     }
 }

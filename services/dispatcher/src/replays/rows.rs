@@ -179,8 +179,8 @@ pub(crate) async fn create(
 /// A replay of the organization.
 pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: ReplayId) -> Result<Option<Replay>, sqlx::Error> {
     // In one statement, so one snapshot: what is added up meanwhile is counted once.
-    sqlx::query_as(
-        "SELECT r.*, r.delivered + COALESCE(o.delivered, 0) AS delivered, r.failed + COALESCE(o.failed, 0) AS failed
+    let row = sqlx::query(
+        "SELECT r.*, COALESCE(o.delivered, 0) AS more_delivered, COALESCE(o.failed, 0) AS more_failed
          FROM replays r
               CROSS JOIN LATERAL (SELECT sum(delivered) AS delivered, sum(failed) AS failed
                                   FROM replay_outcomes WHERE replay_id = r.id) AS o
@@ -189,7 +189,12 @@ pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: ReplayId) -> Result<Op
     .bind(org_id.as_uuid())
     .bind(id.as_uuid())
     .fetch_optional(pool)
-    .await
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let mut replay = Replay::from_row(&row)?;
+    replay.delivered += row.try_get::<i64, _>("more_delivered")?;
+    replay.failed += row.try_get::<i64, _>("more_failed")?;
+    Ok(Some(replay))
 }
 
 /// Cancels a replay: it schedules nothing more. One that has ended stays as it is. `false`: there is no such replay.

@@ -18,7 +18,6 @@ mod events;
 mod lanes;
 mod outcomes;
 mod queues;
-mod replay_outcomes;
 mod replayed;
 #[cfg(test)]
 pub(crate) mod scale;

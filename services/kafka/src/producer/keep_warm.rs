@@ -62,9 +62,10 @@ impl Producer {
             Err(error) => return debug!(%error, "The query of topic ids ended early; querying them again."),
         };
         let other = found.iter().find(|(topic, id)| known.get(*topic).is_some_and(|before| before != *id));
-        if let Some((topic, _)) = other {
-            self.replace(&producer, &format!("topic {topic} was deleted and created again"));
+        let is_written = other
+            .is_none_or(|(topic, _)| self.replace(&producer, &format!("topic {topic} was deleted and created again")));
+        if is_written {
+            known.extend(found);
         }
-        known.extend(found);
     }
 }

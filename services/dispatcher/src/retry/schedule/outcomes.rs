@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId, ReplayId};
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
@@ -12,7 +12,6 @@ use crate::delivery::{RowUpdate, signed};
 use crate::lane::{EndpointLane, LaneKey};
 use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::queues;
-use crate::retry::schedule::replay_outcomes::{self, ReplayOutcomes};
 use crate::retry::schedule::usage::{self, UsageChange};
 
 /// The outcome of an attempt that was made under a lease. It counts only while the row has that lease.
@@ -23,7 +22,9 @@ pub(crate) struct LeasedOutcome {
     pub update: RowUpdate,
 }
 
-/// Writes outcomes. A row that another instance has claimed since is not changed. `true`: a lane goes on.
+/// Writes outcomes, and counts those of replays: appended, because the row of a replay would be a place where all
+/// dispatchers wait for each other. A row that another instance has claimed since is not changed. `true`: a lane goes
+/// on.
 pub(crate) async fn write_outcomes(
     connection: &mut PgConnection,
     outcomes: &[LeasedOutcome],
@@ -36,21 +37,28 @@ pub(crate) async fn write_outcomes(
     sorted.sort_unstable_by_key(|outcome| outcome.delivery_id);
     let due_after = |outcome: &&LeasedOutcome| outcome.update.due_after.map(|after| after.as_secs_f64());
     let changed: Vec<ChangedRow> = sqlx::query_as(
-        "UPDATE delivery_schedule AS s
-         SET state = t.state, attempts = t.attempts, lease_id = NULL,
-             due_at = COALESCE(now() + make_interval(secs => t.due_after), s.due_at),
-             finished_at = CASE WHEN t.due_after IS NULL THEN now() END,
-             batch_limit = COALESCE(t.batch_limit, s.batch_limit)
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[], $6::integer[])
-              AS t (delivery_id, lease_id, state, attempts, due_after, batch_limit)
-         WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
-         RETURNING s.delivery_id, s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, s.replay_id, t.due_after,
-                   CASE WHEN t.state = 'delivered'
-                             AND EXISTS (SELECT FROM endpoints p
-                                         WHERE p.org_id = s.org_id AND p.ack_on_success AND p.deleted_at IS NULL)
-                        THEN (SELECT e.endpoints_matched FROM delivery_events e
-                              WHERE e.log_partition = s.log_partition AND e.log_epoch = s.log_epoch
-                                    AND e.log_offset = s.log_offset) END AS matched",
+        "WITH changed AS (
+             UPDATE delivery_schedule AS s
+             SET state = t.state, attempts = t.attempts, lease_id = NULL,
+                 due_at = COALESCE(now() + make_interval(secs => t.due_after), s.due_at),
+                 finished_at = CASE WHEN t.due_after IS NULL THEN now() END,
+                 batch_limit = COALESCE(t.batch_limit, s.batch_limit)
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[], $6::integer[])
+                  AS t (delivery_id, lease_id, state, attempts, due_after, batch_limit)
+             WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
+             RETURNING s.state, s.replay_id, s.endpoint_id, s.org_id, s.event_id, s.accepted_at, s.lane, t.due_after,
+                       CASE WHEN t.state = 'delivered'
+                                 AND EXISTS (SELECT FROM endpoints p
+                                             WHERE p.org_id = s.org_id AND p.ack_on_success AND p.deleted_at IS NULL)
+                            THEN (SELECT e.endpoints_matched FROM delivery_events e
+                                  WHERE e.log_partition = s.log_partition AND e.log_epoch = s.log_epoch
+                                        AND e.log_offset = s.log_offset) END AS matched
+         ), replayed AS (
+             INSERT INTO replay_outcomes (replay_id, delivered, failed)
+             SELECT replay_id, count(*) FILTER (WHERE state = 'delivered'), count(*) FILTER (WHERE state = 'failed')
+             FROM changed WHERE replay_id IS NOT NULL AND state IN ('delivered', 'failed') GROUP BY replay_id
+         )
+         SELECT endpoint_id, org_id, event_id, accepted_at, lane, due_after, matched FROM changed",
     )
     .bind(sorted.iter().map(|outcome| outcome.delivery_id.as_uuid()).collect::<Vec<_>>())
     .bind(sorted.iter().map(|outcome| outcome.lease).collect::<Vec<_>>())
@@ -62,14 +70,6 @@ pub(crate) async fn write_outcomes(
     .await?;
     let mut change = UsageChange::default();
     changed.iter().filter(|row| row.is_finished()).for_each(|row| change.add_rows(row.org_id, -1));
-    let mut replayed = ReplayOutcomes::default();
-    for row in changed.iter().filter(|row| row.is_finished()) {
-        let outcome = sorted.binary_search_by_key(&row.delivery, |outcome| outcome.delivery_id).ok();
-        if let (Some(replay), Some(at)) = (row.replay, outcome) {
-            replayed.add(replay, sorted[at].update.state);
-        }
-    }
-    replay_outcomes::append(connection, &replayed).await?;
     // The next row of a lane is due when the first one is finished.
     let lanes_due: Vec<LaneDue> = changed.iter().filter_map(ChangedRow::lane_due).collect();
     let due = changed.iter().filter_map(|row| Some((row.endpoint, row.org_id, row.due_after?)));
@@ -82,11 +82,9 @@ pub(crate) async fn write_outcomes(
 
 /// A row after the outcome of its attempt.
 struct ChangedRow {
-    delivery: DeliveryId,
     endpoint: EndpointId,
     org_id: OrgId,
     lane: Option<LaneKey>,
-    replay: Option<ReplayId>,
     /// `None`: it is finished.
     due_after: Option<Duration>,
     /// In an organization that acknowledges by success.
@@ -113,11 +111,9 @@ impl FromRow<'_, PgRow> for ChangedRow {
         let matched: Option<i32> = row.try_get("matched")?;
         let matched = matched.and_then(|matched| u32::try_from(matched).ok());
         Ok(Self {
-            delivery: DeliveryId::from_uuid(row.try_get("delivery_id")?),
             endpoint,
             org_id,
             lane: row.try_get::<Option<Uuid>, _>("lane")?.map(LaneKey::from_uuid),
-            replay: row.try_get::<Option<Uuid>, _>("replay_id")?.map(ReplayId::from_uuid),
             due_after: row.try_get::<Option<f64>, _>("due_after")?.map(Duration::from_secs_f64),
             success: matched.map(|matched| Success { org_id, event_id, endpoint, matched, accepted_at }),
         })
