@@ -76,10 +76,14 @@ pub struct ConsumerSettings {
     /// lowers latency, and costs the broker, this process and the owner one round for every few records: an answer to
     /// each fetch at once took a fifth of the broker's processor time at 10,000 records a second.
     pub fetch_wait: Duration,
+    /// While so many records are read ahead, nothing is fetched (`queued.min.messages`). What is read ahead of one
+    /// partition delays the others when the owner is slower than the log.
+    pub read_ahead_records: u32,
 }
 
 impl ConsumerSettings {
-    /// Settings with a session timeout of 10 s, stalls after 30 s, fetches of 5 ms and no companion topics.
+    /// Settings with a session timeout of 10 s, stalls after 30 s, fetches of 5 ms, 20,000 records read ahead, and no
+    /// companion topics.
     pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -89,6 +93,7 @@ impl ConsumerSettings {
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
             fetch_wait: Duration::from_millis(5),
+            read_ahead_records: 20_000,
         }
     }
 }
@@ -294,7 +299,7 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
         .set("statistics.interval.ms", "1000")
         // Read-ahead in librdkafka: enough for a catch-up at full speed, small enough to bound memory. When it is full
         // the next fetch waits only 10 ms; the default second shows as stalls.
-        .set("queued.min.messages", "20000")
+        .set("queued.min.messages", settings.read_ahead_records.to_string())
         .set("queued.max.messages.kbytes", "32768")
         .set("fetch.queue.backoff.ms", "10")
         // The broker waits a few milliseconds for more records, unless it has 100 kB.

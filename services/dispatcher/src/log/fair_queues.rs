@@ -73,6 +73,11 @@ impl FairQueues {
         }
     }
 
+    /// Tickets in all queues, of each at most as many as `most` says.
+    pub(crate) fn at_most(&self, most: impl Fn(EndpointId) -> usize) -> usize {
+        self.waiting.values().map(|queues| queues.at_most(&most)).sum()
+    }
+
     /// Tickets in all queues.
     pub(crate) fn depth(&self) -> usize {
         self.depth

@@ -115,6 +115,11 @@ impl EndpointQueues {
         }
     }
 
+    /// Tickets in all queues, of each at most as many as `most` says.
+    pub(crate) fn at_most(&self, most: &impl Fn(EndpointId) -> usize) -> usize {
+        self.waiting.iter().map(|(endpoint, queue)| queue.queued.len().min(most(*endpoint))).sum()
+    }
+
     /// Tickets in all queues.
     pub(crate) fn depth(&self) -> usize {
         self.depth

@@ -352,6 +352,11 @@ impl DeliveryTracker {
         self.queues.depth()
     }
 
+    /// Deliveries that wait for a slot of their endpoint.
+    pub(crate) fn queues(&self) -> &FairQueues {
+        &self.queues
+    }
+
     /// Records of all partitions that are read and not committed.
     pub(crate) fn uncommitted(&self) -> usize {
         self.lanes.values().map(|lane| lane.ledger.len()).sum()

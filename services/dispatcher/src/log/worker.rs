@@ -28,6 +28,7 @@ use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
 use crate::endpoints::matching::Snapshot;
 use crate::error::DispatchError;
 use crate::log::duplicates::Decision;
+use crate::log::read_ahead::ReadAhead;
 use crate::log::tracker::{DeliveryTracker, PartitionHistory, ReadRecord, Undecided};
 use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
@@ -52,6 +53,7 @@ pub(crate) struct LogWorker {
     config: DispatcherConfig,
     dependencies: Dependencies,
     tracker: DeliveryTracker,
+    read_ahead: ReadAhead,
     /// The requests in flight, with the outcome of each of their deliveries.
     attempts: JoinSet<Vec<AttemptOutcome>>,
     /// Tickets of the deliveries of each.
@@ -71,6 +73,8 @@ impl LogWorker {
         let lease = attempter::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
         Self {
             tracker: DeliveryTracker::new(config.queue_capacity, lease),
+            // A full batch of an endpoint is among them.
+            read_ahead: ReadAhead::new(config.queue_capacity / 2, Instant::now()),
             committer: Committer::new(&dependencies),
             config,
             dependencies,
@@ -158,8 +162,11 @@ impl LogWorker {
         2 * self.config.max_in_flight
     }
 
-    fn has_room(&self) -> bool {
-        self.tracker.rows_waiting() < MAX_ROWS_WAITING && self.tracker.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
+    fn has_room(&mut self) -> bool {
+        let Self { tracker, read_ahead, .. } = self;
+        tracker.rows_waiting() < MAX_ROWS_WAITING
+            && tracker.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
+            && !read_ahead.waits(tracker.queues(), Instant::now())
     }
 
     /// Returns the endpoints if it had to read them.
@@ -319,6 +326,7 @@ impl LogWorker {
     }
 
     fn start_attempt(&mut self, started: Vec<(u64, Delivery)>, granted: Granted) {
+        self.read_ahead.note_started(granted.endpoint.id, started.len(), Instant::now());
         let attempter = self.dependencies.attempter.clone();
         let (tickets, attempts): (Vec<u64>, Vec<Attempt>) =
             started.into_iter().map(|(ticket, delivery)| (ticket, Attempt { delivery, number: 1 })).unzip();
