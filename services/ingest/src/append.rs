@@ -77,7 +77,8 @@ impl<'a> Appender<'a> {
             text
         };
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
-        let confirmed = Mutex::new(Confirmed { tokens: state.sealing.stable_tokens(), unnoted: None });
+        let tokens = reply::position_tokens(&state.sealing, caller.org_id);
+        let confirmed = Mutex::new(Confirmed { tokens, unnoted: None });
         Self { state, context, caller, kind, org_id, key_id, hops, unconfirmed: OnceLock::new(), confirmed }
     }
 
@@ -200,7 +201,7 @@ impl<'a> Appender<'a> {
         }
         let appended_at_ms = appended.timestamp_ms?;
         let position = RecordPosition { partition: appended.partition, offset: appended.offset, appended_at_ms };
-        Some(reply::position_token(&mut confirmed.tokens, self.caller.org_id, position))
+        Some(confirmed.tokens.seal(&position.to_bytes()))
     }
 
     /// Notes the confirmed events, so that a client that got the answer finds them in the inbox of this instance.

@@ -161,9 +161,8 @@ impl DedupCache {
                     event_id: original.event_id,
                     event_type: original.event_type.unwrap_or_else(|| event.event_type.clone()),
                     accepted_at_ms: Some(original.accepted_at_ms),
-                    position: position.map(|position| {
-                        reply::position_token(&mut self.sealing.stable_tokens(), event.org_id, position)
-                    }),
+                    position: position
+                        .map(|position| reply::position_tokens(&self.sealing, event.org_id).seal(&position.to_bytes())),
                 };
                 let response = CachedResponse { accepted, body_hash: original.body_hash, is_type_known };
                 // Not cached: the view knows when the window of the key ends, the cache does not.

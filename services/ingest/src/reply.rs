@@ -4,9 +4,9 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_server::{Dialect, Problem, Timestamp};
-use runtime::seal::StableTokens;
+use runtime::seal::{SealingKey, StableTokens};
 use schemas::ids::{EventId, OrgId};
-use schemas::position::{RecordPosition, TOKEN_PURPOSE};
+use schemas::position::TOKEN_PURPOSE;
 use schemas::records::DedupKind;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -22,9 +22,9 @@ pub(crate) struct Accepted {
     pub(crate) position: Option<String>,
 }
 
-/// The token of a position, as the view makes it too.
-pub(crate) fn position_token(tokens: &mut StableTokens, organization: OrgId, position: RecordPosition) -> String {
-    tokens.seal(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &position.to_bytes())
+/// Makes the position tokens of an organization, as the view makes them too.
+pub(crate) fn position_tokens(sealing: &SealingKey, organization: OrgId) -> StableTokens {
+    sealing.stable_tokens(TOKEN_PURPOSE, organization.as_uuid().as_bytes())
 }
 
 /// The outcome of a request, or of an item of a batch, whose event is on the log.

@@ -1,13 +1,13 @@
 //! The `position` token: an event's position, sealed for its organization. Ingest makes the same one when it accepts an
 //! event.
 
-use runtime::seal::SealingKey;
+use runtime::seal::{SealingKey, StableTokens};
 use schemas::ids::OrgId;
 use schemas::position::{RecordPosition, TOKEN_PURPOSE};
 
-/// The token of a record of the events topic.
-pub(crate) fn seal(key: &SealingKey, organization: OrgId, record: RecordPosition) -> String {
-    key.seal_stable_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &record.to_bytes())
+/// Makes the tokens of records of the events topic.
+pub(crate) fn tokens(key: &SealingKey, organization: OrgId) -> StableTokens {
+    key.stable_tokens(TOKEN_PURPOSE, organization.as_uuid().as_bytes())
 }
 
 /// The token of a record that is not on the topic of events: it does not open as a position to read from.

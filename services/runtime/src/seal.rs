@@ -27,6 +27,8 @@ pub const KEY_BYTES: usize = 32;
 /// Length of its base64 text.
 const ENCODED_BYTES: usize = 44;
 const NONCE_BYTES: usize = 24;
+/// Of a stable token: purpose and owner are in its key.
+const NO_PARTS: [&[u8]; 0] = [];
 
 /// The deployment's sealing key. Cloning shares it; `Debug` hides it.
 #[derive(Clone)]
@@ -34,8 +36,8 @@ pub struct SealingKey(Arc<Keys>);
 
 struct Keys {
     cipher: XChaCha20Poly1305,
-    /// Of stable tokens; derived from the sealing key.
-    stable: [u8; KEY_BYTES],
+    /// Derives the keys of stable tokens from the sealing key.
+    stable: Hmac<Sha256>,
 }
 
 impl fmt::Debug for SealingKey {
@@ -82,8 +84,9 @@ pub enum SealingKeyError {
 impl SealingKey {
     /// Makes the key from its bytes.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
-        let stable = keyed(&bytes).chain_update(b"triggers stable tokens").finalize().into_bytes().into();
-        Self(Arc::new(Keys { cipher: XChaCha20Poly1305::new(&bytes.into()), stable }))
+        let stable: [u8; KEY_BYTES] =
+            keyed(&bytes).chain_update(b"triggers stable tokens").finalize().into_bytes().into();
+        Self(Arc::new(Keys { cipher: XChaCha20Poly1305::new(&bytes.into()), stable: keyed(&stable) }))
     }
 
     /// Parses a key from base64 text in the configuration.
@@ -147,23 +150,21 @@ impl SealingKey {
     /// Like [`Self::seal_token`], but the same value always gives the same token, so that clients can compare tokens.
     /// It shows that two values are equal, and nothing else of them.
     pub fn seal_stable_token(&self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
-        self.stable_tokens().seal(purpose, context, plain)
+        self.stable_tokens(purpose, context).seal(plain)
     }
 
-    /// Seals many tokens as [`Self::seal_stable_token`] does: what does not depend on the token is done once.
-    pub fn stable_tokens(&self) -> StableTokens {
-        StableTokens(self.stable())
+    /// Seals many tokens of one purpose and owner as [`Self::seal_stable_token`] does: what they share is done once.
+    pub fn stable_tokens(&self, purpose: &str, context: &[u8]) -> StableTokens {
+        // A key of their own, because the cipher authenticates each further part as slowly as the value.
+        let key: [u8; KEY_BYTES] =
+            self.0.stable.clone().chain_update(associated_data(purpose, context)).finalize().into_bytes().into();
+        StableTokens(Aes128Siv::new(&key.into()))
     }
 
     /// Opens a token of [`Self::seal_stable_token`]; `None` for any other text.
     pub fn open_stable_token(&self, purpose: &str, context: &[u8], token: &str) -> Option<Vec<u8>> {
         let sealed = URL_SAFE_NO_PAD.decode(token).ok()?;
-        self.stable().decrypt([purpose.as_bytes(), context], &sealed).ok()
-    }
-
-    /// Not shared, because it holds the state of a token. It authenticates its parts with their bounds.
-    fn stable(&self) -> Aes128Siv {
-        Aes128Siv::new(&self.0.stable.into())
+        self.stable_tokens(purpose, context).0.decrypt(NO_PARTS, &sealed).ok()
     }
 
     fn seal_with(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], plain: &[u8]) -> Vec<u8> {
@@ -194,16 +195,15 @@ impl SealingKey {
     }
 }
 
-/// Seals stable tokens, one after the other.
+/// Seals stable tokens of one purpose and owner, one after the other. Not shared: it holds the state of a token.
 #[derive(Debug)]
 pub struct StableTokens(Aes128Siv);
 
 impl StableTokens {
     /// As [`SealingKey::seal_stable_token`].
-    pub fn seal(&mut self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
+    pub fn seal(&mut self, plain: &[u8]) -> String {
         // It fails only for more than 126 parts. The empty result of that case cannot be opened.
-        let sealed = self.0.encrypt([purpose.as_bytes(), context], plain).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode(sealed)
+        URL_SAFE_NO_PAD.encode(self.0.encrypt(NO_PARTS, plain).unwrap_or_default())
     }
 }
 
@@ -257,9 +257,9 @@ mod tests {
         for text in ["", "short", &format!("{token}A"), &token[..token.len() - 2]] {
             assert_eq!(key.open_stable_token("position", b"org-a", text), None);
         }
-        let mut tokens = key.stable_tokens();
+        let mut tokens = key.stable_tokens("position", b"org-a");
         for _ in 0..3 {
-            assert_eq!(tokens.seal("position", b"org-a", b"value"), token, "one after the other");
+            assert_eq!(tokens.seal(b"value"), token, "one after the other");
         }
         let start = |token: &str| URL_SAFE_NO_PAD.decode(token).unwrap()[..16].to_vec();
         for different in [

@@ -1,7 +1,11 @@
 //! What dispatchers know of an endpoint now: its circuit, its rate, and how many attempts it may have in flight.
 
+use std::collections::HashMap;
+
+use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::attempt::slots::INITIAL_WINDOW;
 use crate::endpoints::store::StoredEndpoint;
@@ -31,6 +35,31 @@ pub(super) async fn read(pool: &PgPool, endpoint: &StoredEndpoint) -> Result<End
     .fetch_optional(pool)
     .await?;
     Ok(of(endpoint, row))
+}
+
+/// Why nothing is sent to an endpoint now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// Its circuit is open, or else it asked for a pause.
+    pub circuit_is_open: bool,
+    /// When the next attempt may start.
+    pub until: OffsetDateTime,
+}
+
+/// The endpoints of an organization that get nothing now.
+pub(super) async fn blocked(pool: &PgPool, org_id: OrgId) -> Result<HashMap<EndpointId, Blocked>, sqlx::Error> {
+    let rows: Vec<(Uuid, bool, OffsetDateTime)> = sqlx::query_as(
+        "SELECT endpoint_id, circuit = 'open',
+                greatest(CASE WHEN circuit = 'open' THEN circuit_retry_at END, stopped_until)
+         FROM endpoint_conditions JOIN endpoints ON id = endpoint_id
+         WHERE org_id = $1 AND deleted_at IS NULL
+           AND greatest(CASE WHEN circuit = 'open' THEN circuit_retry_at END, stopped_until) > now()",
+    )
+    .bind(org_id.as_uuid())
+    .fetch_all(pool)
+    .await?;
+    let blocked = |(id, circuit_is_open, until)| (EndpointId::from_uuid(id), Blocked { circuit_is_open, until });
+    Ok(rows.into_iter().map(blocked).collect())
 }
 
 /// Without a row, nothing is known: the endpoint has what every endpoint starts with.

@@ -10,6 +10,7 @@ use tenancy::Manager;
 use utoipa::ToSchema;
 
 use super::bodies::DeliveryItem;
+use super::condition::{self, Blocked};
 use super::request::DeliveryState;
 use super::rows::ShownEvent;
 use super::{DeliveriesState, rows};
@@ -70,6 +71,7 @@ struct EndpointExplanation {
     status: Option<String>,
     /// Attempts that were made.
     attempts: i32,
+    /// Not before the endpoint gets something again, if its circuit is open or it asked for a pause.
     next_attempt_at: Option<Timestamp>,
     /// For programs.
     verdict: Verdict,
@@ -126,14 +128,15 @@ pub(super) async fn explain(
             let original = rows::original_of(&state.pool, org_id, id).await?;
             let Some(event) = rows::event(&state.pool, org_id, original).await? else { return Ok(None) };
             let endpoints = store::list(&state.pool, org_id).await?;
-            Ok(Some((original, event, endpoints, rows::of_event(&state.pool, org_id, original).await?)))
+            let blocked = condition::blocked(&state.pool, org_id).await?;
+            Ok(Some((original, event, endpoints, blocked, rows::of_event(&state.pool, org_id, original).await?)))
         })
         .await?;
     let found = found.filter(|(_, event, ..)| caller.allows_event_type(&event.event_type));
-    let (original, event, endpoints, deliveries) = found.ok_or_else(Problem::not_found)?;
+    let (original, event, endpoints, blocked, deliveries) = found.ok_or_else(Problem::not_found)?;
     let explained = endpoints.iter().map(|endpoint| {
         let delivery = deliveries.iter().find(|delivery| delivery.endpoint_id == endpoint.id);
-        explain_endpoint(endpoint, &event, delivery)
+        explain_endpoint(endpoint, &event, delivery, blocked.get(&endpoint.id))
     });
     Ok(Json(ExplanationBody {
         event_id: id,
@@ -148,6 +151,7 @@ fn explain_endpoint(
     endpoint: &StoredEndpoint,
     event: &ShownEvent,
     delivery: Option<&DeliveryItem>,
+    blocked: Option<&Blocked>,
 ) -> EndpointExplanation {
     let (event_type, accepted_at) = (event.event_type.as_str(), event.accepted_at);
     let existed = endpoint.created_at <= accepted_at;
@@ -158,7 +162,7 @@ fn explain_endpoint(
     let filter = endpoint.filter.as_ref().and_then(|filter| filter::read(filter, "filter").ok());
     let filter_holds = filter.as_ref().is_none_or(|filter| filter.holds(&payload));
     let (verdict, explanation) = match delivery {
-        Some(delivery) => of_delivery(delivery, endpoint.enabled),
+        Some(delivery) => of_delivery(delivery, endpoint.enabled, blocked),
         None if !existed => (Verdict::Newer, "the endpoint was created after the event was accepted".to_owned()),
         None if !type_matches => (
             Verdict::OtherType,
@@ -180,6 +184,8 @@ fn explain_endpoint(
             "there is no delivery yet: the first attempt is in flight, or the event is not read yet".to_owned(),
         ),
     };
+    let due_at = delivery.and_then(|delivery| delivery.next_attempt_at).map(|Timestamp(at)| at);
+    let next_attempt_at = due_at.map(|due_at| blocked.map_or(due_at, |blocked| due_at.max(blocked.until)));
     EndpointExplanation {
         endpoint_id: endpoint.id,
         existed,
@@ -190,13 +196,20 @@ fn explain_endpoint(
         delivery_id: delivery.map(|delivery| delivery.delivery_id),
         status: delivery.map(|delivery| delivery.status.clone()),
         attempts: delivery.map_or(0, |delivery| delivery.attempts),
-        next_attempt_at: delivery.and_then(|delivery| delivery.next_attempt_at).filter(|_| endpoint.enabled),
+        next_attempt_at: next_attempt_at.filter(|_| endpoint.enabled).map(Timestamp),
         verdict,
         explanation,
     }
 }
 
-fn of_delivery(delivery: &DeliveryItem, enabled: bool) -> (Verdict, String) {
+fn of_delivery(delivery: &DeliveryItem, enabled: bool, blocked: Option<&Blocked>) -> (Verdict, String) {
+    let because = match blocked {
+        None => "",
+        Some(Blocked { circuit_is_open: true, .. }) => {
+            "; the circuit of the endpoint is open, since too many attempts failed; one tries it at next_attempt_at"
+        }
+        Some(_) => "; the endpoint asked for a pause with Retry-After",
+    };
     let error = delivery.last_error.as_deref().unwrap_or("no reason was reported");
     match delivery.status.as_str() {
         "delivered" => (Verdict::Delivered, format!("the endpoint accepted attempt {}", delivery.attempts)),
@@ -205,8 +218,8 @@ fn of_delivery(delivery: &DeliveryItem, enabled: bool) -> (Verdict, String) {
         _ if !enabled => {
             (Verdict::Held, "the endpoint is disabled; the delivery continues when it is enabled".to_owned())
         }
-        "retrying" => (Verdict::Retrying, format!("the last attempt failed: {error}; the next one follows")),
-        _ => (Verdict::Pending, "the delivery waits for its first attempt".to_owned()),
+        "retrying" => (Verdict::Retrying, format!("the last attempt failed: {error}; the next one follows{because}")),
+        _ => (Verdict::Pending, format!("the delivery waits for its first attempt{because}")),
     }
 }
 
@@ -262,7 +275,7 @@ mod tests {
     }
 
     fn verdict(endpoint: &StoredEndpoint, delivery: Option<&DeliveryItem>) -> Verdict {
-        explain_endpoint(endpoint, &event(), delivery).verdict
+        explain_endpoint(endpoint, &event(), delivery, None).verdict
     }
 
     fn delivery(status: &str) -> DeliveryItem {
@@ -290,14 +303,14 @@ mod tests {
             ..endpoint(&["order.*"])
         };
         assert_eq!(verdict(&filtered(5), None), Verdict::None);
-        let explained = explain_endpoint(&filtered(6), &event(), None);
+        let explained = explain_endpoint(&filtered(6), &event(), None, None);
         assert_eq!(explained.verdict, Verdict::Filtered);
         assert!(explained.filter.is_some_and(|conditions| conditions.len() == 1 && !conditions[0].holds));
         assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::OtherType);
         let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
         assert_eq!(verdict(&newer, None), Verdict::Newer);
         assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
-        let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None);
+        let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None, None);
         assert!(changed.changed_since && changed.verdict == Verdict::None);
     }
 
@@ -315,8 +328,21 @@ mod tests {
             assert_eq!(verdict(&other, Some(&delivery(status))), expected, "{status}");
         }
         let disabled = StoredEndpoint { enabled: false, ..endpoint(&[]) };
-        let held = explain_endpoint(&disabled, &event(), Some(&delivery("retrying")));
+        let held = explain_endpoint(&disabled, &event(), Some(&delivery("retrying")), None);
         assert_eq!((held.verdict, held.next_attempt_at), (Verdict::Held, None));
         assert_eq!(verdict(&disabled, Some(&delivery("delivered"))), Verdict::Delivered);
+    }
+
+    #[test]
+    fn an_endpoint_that_gets_nothing_now_is_named_as_the_reason() {
+        let until = ACCEPTED + time::Duration::minutes(5);
+        for (circuit_is_open, reason) in [(true, "the circuit of the endpoint is open"), (false, "asked for a pause")] {
+            for status in ["retrying", "pending"] {
+                let blocked = Blocked { circuit_is_open, until };
+                let explained = explain_endpoint(&endpoint(&[]), &event(), Some(&delivery(status)), Some(&blocked));
+                assert!(explained.explanation.contains(reason), "{}", explained.explanation);
+                assert_eq!(explained.next_attempt_at, Some(Timestamp(until)), "not before");
+            }
+        }
     }
 }

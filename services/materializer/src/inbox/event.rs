@@ -9,6 +9,7 @@ use sqlx::postgres::PgPool;
 use tenancy::{Caller, Consumer};
 
 use super::item::{InboxItem, InboxRow, event_columns};
+use crate::position_token;
 use crate::state::InboxState;
 
 /// Read one event
@@ -27,7 +28,8 @@ pub(super) async fn event(
     PathId(id): PathId<EventId>,
 ) -> Result<Json<InboxItem>, Problem> {
     let row = find(&state, &caller, id).await?;
-    Ok(Json(InboxItem::new(row, &state.inbox.sealing, caller.org_id).asked_for_as(id)))
+    let mut tokens = position_token::tokens(&state.inbox.sealing, caller.org_id);
+    Ok(Json(InboxItem::new(row, &mut tokens).asked_for_as(id)))
 }
 
 /// The event that `id` names for this caller. One that this instance accepted a moment ago is waited for.

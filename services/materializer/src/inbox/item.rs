@@ -1,8 +1,8 @@
 //! One event of the inbox: its row in the view, and its JSON form. `query` selects the rows.
 
 use http_server::Timestamp;
-use runtime::seal::SealingKey;
-use schemas::ids::{EventId, OrgId};
+use runtime::seal::StableTokens;
+use schemas::ids::EventId;
 use schemas::position::{LogPosition, RecordPosition};
 use schemas::unix_time::to_millis;
 use serde::Serialize;
@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::cursor::EpochOffset;
 use super::request::DeliveryStatus;
-use crate::position_token;
 
 /// A row of `view.events`, without its organization.
 #[derive(Debug)]
@@ -186,10 +185,10 @@ enum Metadata {
 }
 
 impl InboxItem {
-    /// Shows `row` to its organization.
-    pub(super) fn new(row: InboxRow, key: &SealingKey, organization: OrgId) -> Self {
+    /// Shows `row` to its organization, whose `tokens` these are.
+    pub(super) fn new(row: InboxRow, tokens: &mut StableTokens) -> Self {
         let id = EventId::from_uuid(row.event_id);
-        let position = position_token::seal(key, organization, row.record_position());
+        let position = tokens.seal(&row.record_position().to_bytes());
         Self {
             event_id: id,
             id,
@@ -223,7 +222,11 @@ impl InboxItem {
 
 #[cfg(test)]
 mod tests {
+    use runtime::seal::SealingKey;
+    use schemas::ids::OrgId;
+
     use super::*;
+    use crate::position_token;
 
     fn row(payload: &str) -> InboxRow {
         InboxRow {
@@ -248,7 +251,8 @@ mod tests {
     fn payload_bytes_are_kept_and_the_position_token_opens() {
         let (key, org) = (SealingKey::from_bytes([9; 32]), OrgId::generate());
         let payload = "{ \"b\" : 1.0e+5,\n \"a\":12345678901234567890123, \"b\":null}";
-        let text = serde_json::to_string(&InboxItem::new(row(payload), &key, org)).unwrap();
+        let text =
+            serde_json::to_string(&InboxItem::new(row(payload), &mut position_token::tokens(&key, org))).unwrap();
         assert!(text.contains(&format!("\"payload\":{payload},\"timestamp\":\"1970-01-01T00:00:00.000Z\"")), "{text}");
         assert!(
             text.contains("\"metadata\":{},")
@@ -264,9 +268,9 @@ mod tests {
 
     #[test]
     fn an_id_that_was_a_duplicate_is_answered_with_the_original() {
-        let (key, org) = (SealingKey::from_bytes([9; 32]), OrgId::generate());
+        let mut tokens = position_token::tokens(&SealingKey::from_bytes([9; 32]), OrgId::generate());
         let (original, duplicate) = (EventId::from_uuid(Uuid::from_u128(1)), EventId::generate());
-        assert_eq!(InboxItem::new(row("1"), &key, org).asked_for_as(duplicate).duplicate_of, Some(original));
-        assert_eq!(InboxItem::new(row("1"), &key, org).asked_for_as(original).duplicate_of, None);
+        assert_eq!(InboxItem::new(row("1"), &mut tokens).asked_for_as(duplicate).duplicate_of, Some(original));
+        assert_eq!(InboxItem::new(row("1"), &mut tokens).asked_for_as(original).duplicate_of, None);
     }
 }

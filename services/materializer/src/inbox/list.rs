@@ -23,6 +23,7 @@ use super::page_bytes::{PAGE_BYTES, PageBytes};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
 use super::request::{DeliveryStatus, ListDefaults, ListRequest};
 use super::time_window::find_window;
+use crate::position_token;
 use crate::state::InboxState;
 
 /// How often a waiting read by status polls the view: a status changes without a new event.
@@ -163,6 +164,7 @@ fn page_response(
     open: Option<i64>,
 ) -> InboxPage {
     let key = &state.inbox.sealing;
+    let mut tokens = position_token::tokens(key, organization);
     let next_cursor = page.has_more.then(|| page.cursor.seal(key, organization));
     let total = open.map(|open| open.min(COUNTED_EXACTLY));
     InboxPage {
@@ -180,7 +182,7 @@ fn page_response(
             total_is_lower_bound: open.is_some_and(|open| open > COUNTED_EXACTLY),
         },
         next_cursor,
-        events: page.rows.into_iter().map(|row| InboxItem::new(row, key, organization)).collect(),
+        events: page.rows.into_iter().map(|row| InboxItem::new(row, &mut tokens)).collect(),
     }
 }
 

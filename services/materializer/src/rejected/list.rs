@@ -118,7 +118,7 @@ fn item(
 ) -> RejectedItem {
     let record = RecordPosition { partition, offset, appended_at_ms: to_millis(time) };
     let position = if topic == events {
-        position_token::seal(key, org, record)
+        position_token::tokens(key, org).seal(&record.to_bytes())
     } else {
         position_token::seal_elsewhere(key, org, &topic, record)
     };
