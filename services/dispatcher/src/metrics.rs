@@ -53,9 +53,10 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "First attempts that wait for a slot of their endpoint.",
     ),
     uncommitted: metrics::gauge("triggers_dispatcher_uncommitted_records", "Records that are read and not committed."),
-    spilled: metrics::counter(
+    spilled: metrics::counter_vec(
         "triggers_dispatcher_spilled_total",
-        "Deliveries written to the schedule because their first attempt did not finish in time or failed.",
+        "Deliveries that go on from the schedule: their first attempt failed, or was not made or finished in time.",
+        &["reason"],
     ),
     schedule_depth: metrics::gauge(
         "triggers_dispatcher_schedule_rows",
@@ -109,7 +110,7 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) queue_depth: Gauge,
     pub(crate) uncommitted: Gauge,
-    pub(crate) spilled: IntCounter,
+    pub(crate) spilled: IntCounterVec,
     pub(crate) schedule_depth: Gauge,
     pub(crate) records: IntCounterVec,
     pub(crate) unreported: IntCounter,

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 /// The ledger is full with so many records from the frontier to the last one read.
-pub(crate) const MAX_RECORDS: usize = 10_000;
+pub(crate) const MAX_RECORDS: usize = 40_000;
 /// The ledger is full with open records of so many bytes.
 pub(crate) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
@@ -184,7 +184,7 @@ mod tests {
         assert!(ledger.is_full());
         ledger.complete(1, 0);
         assert!(!ledger.is_full());
-        for offset in 1..=10_000 {
+        for offset in 1..=MAX_RECORDS as i64 {
             assert!(!ledger.is_full(), "{offset}");
             ledger.enter(offset, Some(0), 1, 1).unwrap();
         }

@@ -18,8 +18,8 @@ const HORIZON: Duration = Duration::from_millis(500);
 /// About so many deliveries a second can be spilled and sent from the schedule. Below this rate it would delay the
 /// records behind less to spill than to wait.
 const SPILL_RATE: usize = 5000;
-/// What was started is known of the last one to two windows.
-const WINDOW: Duration = Duration::from_millis(100);
+/// What was started is known of the last one to two windows: longer than a commit of PostgreSQL may take.
+const WINDOW: Duration = Duration::from_millis(250);
 /// The first rate is known after this time.
 const FIRST_RATE_AFTER: Duration = Duration::from_millis(20);
 /// A decision holds for so long: it looks at each queue.
@@ -205,6 +205,6 @@ mod tests {
             ahead.note_started(endpoint, 6, at(millis));
             assert_eq!(ahead.waits(&queues, at(millis)), millis >= 16, "{millis}");
         }
-        assert!(ahead.waits(&queues, at(310)) && !ahead.waits(&queues, at(360)) && !ahead.waits(&queues, at(700)));
+        assert!(ahead.waits(&queues, at(310)) && !ahead.waits(&queues, at(400)) && !ahead.waits(&queues, at(700)));
     }
 }

@@ -7,6 +7,7 @@ mod lane;
 mod ordered;
 mod plan;
 mod spilled_rows;
+mod spilling;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowState, RowUpda
 use crate::lane::EndpointLane;
 use crate::log::fair_queues::FairQueues;
 use crate::log::queues::Queued;
-use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
+use crate::retry::schedule::{LeasedOutcome, WaitsFor};
 
 use lane::Lane;
 use ordered::OrderedLanes;
@@ -32,6 +33,7 @@ use spilled_rows::SpilledRows;
 
 pub(crate) use lane::PartitionHistory;
 pub(crate) use plan::CommitPlan;
+pub(crate) use spilling::SpillReason;
 
 /// A row that can be claimed at once for its first attempt.
 const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None, batch_limit: None };
@@ -95,6 +97,8 @@ pub(crate) struct DeliveryTracker {
     queues: FairQueues,
     ordered: OrderedLanes,
     spilled: SpilledRows,
+    /// How many were spilled since the last plan, and why.
+    spilled_since: HashMap<SpillReason, u64>,
     /// Lanes with rows in the running transaction.
     committing_lanes: HashSet<EndpointLane>,
     outcomes: Vec<LeasedOutcome>,
@@ -114,6 +118,7 @@ impl DeliveryTracker {
             queues: FairQueues::new(queue_capacity),
             ordered: OrderedLanes::default(),
             spilled: SpilledRows::default(),
+            spilled_since: HashMap::new(),
             committing_lanes: HashSet::new(),
             outcomes: Vec::new(),
             successes: Vec::new(),
@@ -157,7 +162,8 @@ impl DeliveryTracker {
         }
         for delivery in deliveries {
             if is_full || self.is_held_back(&delivery) {
-                self.spill_unread(delivery, generation, matched.may_be_duplicate);
+                let reason = if is_full { SpillReason::LedgerFull } else { SpillReason::Follows };
+                self.spill_unread(delivery, generation, matched.may_be_duplicate, reason);
                 continue;
             }
             self.last_ticket += 1;
@@ -198,7 +204,7 @@ impl DeliveryTracker {
         if self.queues.push(event.org_id, open.delivery.endpoint_id, queued) {
             open.phase = Phase::Waiting;
         } else {
-            self.spill_ticket(ticket);
+            self.spill_ticket(ticket, SpillReason::QueueFull);
         }
     }
 
@@ -222,7 +228,7 @@ impl DeliveryTracker {
     pub(crate) fn skip_unavailable(&mut self, ticket: u64, due_after: Duration) {
         if let Some(open) = self.open.remove(&ticket) {
             let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: None, batch_limit: None };
-            self.spill_with_lane(ticket, open.delivery, open.generation, waits_for);
+            self.spill_with_lane(ticket, open.delivery, open.generation, waits_for, SpillReason::Blocked);
         }
     }
 
@@ -241,7 +247,7 @@ impl DeliveryTracker {
             (_, Some(due_after)) => {
                 let RowUpdate { attempts, batch_limit, .. } = update;
                 let waits_for = WaitsFor::Attempt { attempts, due_after, lease: None, batch_limit };
-                self.spill_with_lane(ticket, delivery, generation, waits_for);
+                self.spill_with_lane(ticket, delivery, generation, waits_for, SpillReason::Failed);
             }
         }
     }
@@ -249,7 +255,7 @@ impl DeliveryTracker {
     /// Spills deliveries that were read at `limit` or before and are not finished.
     pub(crate) fn spill_old(&mut self, limit: Instant) {
         while let Some((_, ticket)) = self.by_age.pop_front_if(|(read_at, _)| *read_at <= limit) {
-            self.spill_ticket(ticket);
+            self.spill_ticket(ticket, SpillReason::Unfinished);
         }
     }
 
@@ -261,7 +267,7 @@ impl DeliveryTracker {
             self.open.iter().filter(|(_, open)| is_concerned(open)).map(|(ticket, _)| *ticket).collect();
         tickets.sort_unstable();
         for ticket in tickets {
-            self.spill_ticket(ticket);
+            self.spill_ticket(ticket, SpillReason::Released);
         }
     }
 
@@ -317,7 +323,8 @@ impl DeliveryTracker {
                 .or_else(|| with_rows.contains(partition).then(|| lane.fence(*partition)))
         };
         let advances = self.lanes.iter().filter_map(advance).collect();
-        CommitPlan { advances, rows, outcomes, successes: std::mem::take(&mut self.successes) }
+        let (successes, spilled) = (std::mem::take(&mut self.successes), std::mem::take(&mut self.spilled_since));
+        CommitPlan { advances, rows, outcomes, successes, spilled }
     }
 
     pub(crate) fn committed(&mut self, advances: &[Advance]) {
@@ -360,37 +367,6 @@ impl DeliveryTracker {
     /// Records of all partitions that are read and not committed.
     pub(crate) fn uncommitted(&self) -> usize {
         self.lanes.values().map(|lane| lane.ledger.len()).sum()
-    }
-
-    fn spill_one(&mut self, ticket: u64) {
-        let Some(open) = self.open.get_mut(&ticket) else { return };
-        match open.phase {
-            Phase::Leased(_) => {}
-            Phase::InFlight => {
-                let lease = Uuid::new_v4();
-                open.phase = Phase::Leased(lease);
-                let (delivery, generation) = (open.delivery.clone(), open.generation);
-                let (due_after, lease) = (self.lease, Some(lease));
-                let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease, batch_limit: None };
-                self.spill(delivery, generation, waits_for);
-            }
-            phase @ (Phase::Undecided | Phase::Held | Phase::Waiting) => {
-                let Some(open) = self.open.remove(&ticket) else { return };
-                self.queues.remove(open.delivery.event.org_id, open.delivery.endpoint_id, ticket);
-                let waits_for = if phase == Phase::Undecided { WaitsFor::Dedup } else { DUE_NOW };
-                self.spill(open.delivery, open.generation, waits_for);
-            }
-        }
-    }
-
-    /// The row is part of the next transaction, so the delivery is finished in the ledger: the position advances with
-    /// the row or after it, never before.
-    fn spill(&mut self, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
-        let is_current = self.complete(&delivery, generation);
-        // A delivery of an earlier assignment gets no row: the new owner of the partition reads the record again.
-        if is_current {
-            self.spilled.push(NewRow { delivery, waits_for });
-        }
     }
 
     fn complete(&mut self, delivery: &Delivery, generation: u64) -> bool {

@@ -330,7 +330,8 @@ impl LogWorker {
         let attempter = self.dependencies.attempter.clone();
         let (tickets, attempts): (Vec<u64>, Vec<Attempt>) =
             started.into_iter().map(|(ticket, delivery)| (ticket, Attempt { delivery, number: 1 })).unzip();
-        let attempt = self.attempts.spawn(async move {
+        // Boxed, because starting a task moves its future several times, and this one is large.
+        let attempt = self.attempts.spawn(Box::pin(async move {
             let Granted { endpoint, slot, permit } = granted;
             let outcomes = attempter.attempt(&endpoint, &attempts, slot).await;
             let now = OffsetDateTime::now_utc();
@@ -340,7 +341,7 @@ impl LogWorker {
             }
             drop(permit);
             outcomes
-        });
+        }));
         self.tickets.insert(attempt.id(), tickets);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{DUE_NOW, DeliveryTracker, Phase, ReadRecord};
+use super::{DUE_NOW, DeliveryTracker, Phase, ReadRecord, SpillReason};
 use crate::delivery::Delivery;
 use crate::lane::EndpointLane;
 use crate::retry::schedule::WaitsFor;
@@ -87,26 +87,33 @@ impl DeliveryTracker {
     }
 
     /// Spills an open delivery, and the others of its lane.
-    pub(super) fn spill_ticket(&mut self, ticket: u64) {
+    pub(super) fn spill_ticket(&mut self, ticket: u64, reason: SpillReason) {
         let lane = self.open.get(&ticket).and_then(|open| open.delivery.endpoint_lane());
         match lane.filter(|lane| self.ordered.contains(*lane, ticket)) {
-            Some(lane) => self.spill_lane(Some(lane)),
-            None => self.spill_one(ticket),
+            Some(lane) => self.spill_lane(Some(lane), reason),
+            None => self.spill_one(ticket, reason),
         }
     }
 
     /// Spills a delivery that is not open any more, and then the others of its lane.
-    pub(super) fn spill_with_lane(&mut self, ticket: u64, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
+    pub(super) fn spill_with_lane(
+        &mut self,
+        ticket: u64,
+        delivery: Delivery,
+        generation: u64,
+        waits_for: WaitsFor,
+        reason: SpillReason,
+    ) {
         let lane = delivery.endpoint_lane();
         lane.map(|lane| self.ordered.remove(lane, ticket));
-        self.spill(delivery, generation, waits_for);
-        self.spill_lane(lane);
+        self.spill(delivery, generation, waits_for, reason);
+        self.spill_lane(lane, SpillReason::Follows);
     }
 
     /// Spills what is open of a lane, in its order.
-    pub(super) fn spill_lane(&mut self, lane: Option<EndpointLane>) {
+    pub(super) fn spill_lane(&mut self, lane: Option<EndpointLane>, reason: SpillReason) {
         for ticket in lane.map(|lane| self.ordered.take(lane)).unwrap_or_default() {
-            self.spill_one(ticket);
+            self.spill_one(ticket, reason);
         }
     }
 
@@ -116,9 +123,15 @@ impl DeliveryTracker {
     }
 
     /// Spills a delivery whose first attempt is not made from the log.
-    pub(super) fn spill_unread(&mut self, delivery: Delivery, generation: u64, may_be_duplicate: bool) {
+    pub(super) fn spill_unread(
+        &mut self,
+        delivery: Delivery,
+        generation: u64,
+        may_be_duplicate: bool,
+        reason: SpillReason,
+    ) {
         // The ledger may be full while others of the lane are open: they come first.
-        self.spill_lane(delivery.endpoint_lane());
-        self.spill(delivery, generation, if may_be_duplicate { WaitsFor::Dedup } else { DUE_NOW });
+        self.spill_lane(delivery.endpoint_lane(), reason);
+        self.spill(delivery, generation, if may_be_duplicate { WaitsFor::Dedup } else { DUE_NOW }, reason);
     }
 }

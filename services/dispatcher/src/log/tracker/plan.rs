@@ -1,7 +1,10 @@
 //! The content of one transaction. Pure.
 
+use std::collections::HashMap;
+
 use kafka::fence::Advance;
 
+use super::SpillReason;
 use crate::acks::Success;
 use crate::retry::schedule::{LeasedOutcome, NewRow};
 
@@ -15,6 +18,8 @@ pub(crate) struct CommitPlan {
     pub outcomes: Vec<LeasedOutcome>,
     /// Of deliveries without a row.
     pub successes: Vec<Success>,
+    /// How many deliveries were spilled since the last plan, and why. Only for metrics: their rows may be in a later one.
+    pub spilled: HashMap<SpillReason, u64>,
 }
 
 impl CommitPlan {

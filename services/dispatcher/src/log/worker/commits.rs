@@ -99,7 +99,9 @@ impl Committer {
 
     fn start(&mut self, tracker: &mut DeliveryTracker) {
         let (pool, limits, plan) = (self.pool.clone(), self.limits, tracker.plan(MAX_PLAN_BYTES));
-        METRICS.spilled.inc_by(plan.rows.len() as u64);
+        for (reason, count) in &plan.spilled {
+            METRICS.spilled.with_label_values(&[reason.as_str()]).inc_by(*count);
+        }
         let commit = tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan, limits).await });
         self.running = Some(AbortOnDropHandle::new(commit));
     }

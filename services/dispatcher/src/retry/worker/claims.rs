@@ -209,11 +209,12 @@ impl RetryWorker {
         permit: Option<Permit>,
     ) {
         let attempter = self.dependencies.attempter.clone();
-        let task = async move {
+        // Boxed, because starting a task moves its future several times, and this one is large.
+        let task = Box::pin(async move {
             let outcomes = attempter.attempt(&endpoint, &attempts, slot).await;
             drop(permit);
             outcomes.into_iter().zip(&attempts).map(|(outcome, attempt)| outcome.row_update(attempt.number)).collect()
-        };
+        });
         self.leases.insert(self.attempts.spawn(task).id(), leased);
     }
 
