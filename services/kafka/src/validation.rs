@@ -59,7 +59,10 @@ fn validate(
             Some((code, _)) if is_about_content(code) => Ok(true),
             Some((code, _)) => Err(KafkaError::MessageConsumption(code)),
         };
-        answers.push((open.swap_remove(index), answer));
+        let answered = open.swap_remove(index);
+        answers.push((answered, answer));
+        // A broker answers a fetch with one batch that is larger than asked for, of any partition that is assigned.
+        client.incremental_unassign(&list(topic, &[answered])?)?;
     }
     Ok(())
 }
@@ -122,6 +125,8 @@ fn client_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_uncommitted")
         // One record is enough.
         .set("queued.min.messages", "1")
+        // While a record waits to be polled, nothing is fetched of any partition, by default for a second.
+        .set("fetch.queue.backoff.ms", "10")
         .set("fetch.message.max.bytes", "1024")
         .set("fetch.wait.max.ms", "20");
     kafka.overlay(&mut config);

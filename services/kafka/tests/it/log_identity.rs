@@ -9,6 +9,8 @@ use devstack::{Cluster, ClusterOptions};
 use kafka::KafkaConfig;
 use kafka::consumer::{ConsumerEvent, FencedConsumer};
 use kafka::fence::Claim;
+use kafka::fence::repair::StoredPosition;
+use kafka::log_identity::LogIdentity;
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -267,4 +269,41 @@ async fn in_sync(kafka: &KafkaConfig, topic: &str, copies: usize) -> Option<()> 
         (isr == copies).then_some(())
     };
     tokio::task::spawn_blocking(ask).await.unwrap()
+}
+
+/// A broker answers a fetch with one batch that is larger than the bound, so partitions must not be asked again that
+/// were answered already.
+#[tokio::test]
+async fn partitions_with_large_batches_are_validated_one_after_the_other() {
+    const PARTITIONS: i32 = 48;
+    let kafka = testkit::setup::kafka().await;
+    let topic = kafka.topics.events.clone();
+    create(&kafka, &NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1))).await;
+    let (mut config, of) = (kafka.client("test"), topic.clone());
+    let send = move || {
+        let producer: BaseProducer = config.set("linger.ms", "50").create().unwrap();
+        for _ in 0..16 {
+            for partition in 0..PARTITIONS {
+                let value = vec![b'x'; 500_000];
+                let record = BaseRecord::<(), _>::to(&of).partition(partition).payload(&value);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(ELECTION).unwrap();
+        }
+    };
+    tokio::task::spawn_blocking(send).await.unwrap();
+    let identity = LogIdentity { topic_id: None, leader_epoch: Some(0) };
+    let position = |partition| StoredPosition {
+        consumer: "test".to_owned(),
+        topic: topic.clone(),
+        partition,
+        next_offset: 1,
+        log_epoch: 1,
+        identity,
+    };
+    let positions: Vec<StoredPosition> = (0..PARTITIONS).map(position).collect();
+    let states = kafka::positions::check(&kafka, &positions, Duration::from_secs(5)).await.unwrap();
+    for state in states {
+        assert_eq!(state.unwrap().mismatch, None);
+    }
 }

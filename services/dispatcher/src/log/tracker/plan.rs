@@ -18,7 +18,7 @@ pub(crate) struct CommitPlan {
     pub outcomes: Vec<LeasedOutcome>,
     /// Of deliveries without a row.
     pub successes: Vec<Success>,
-    /// How many deliveries were spilled since the last plan, and why. Only for metrics: their rows may be in a later one.
+    /// How many deliveries were spilled since the last plan, and why. For metrics: their rows may be in a later plan.
     pub spilled: HashMap<SpillReason, u64>,
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::delivery::tests::outbound_event;
 use crate::delivery::{RowState, RowUpdate};
-use crate::retry::schedule::ScheduledDeliveries;
+use crate::retry::schedule::{NewRow, ScheduledDeliveries};
 
 const SPILL_AFTER: Duration = Duration::from_secs(1);
 
