@@ -49,11 +49,11 @@ pub(super) struct Blocked {
 /// The endpoints of an organization that get nothing now.
 pub(super) async fn blocked(pool: &PgPool, org_id: OrgId) -> Result<HashMap<EndpointId, Blocked>, sqlx::Error> {
     let rows: Vec<(Uuid, bool, OffsetDateTime)> = sqlx::query_as(
-        "SELECT endpoint_id, circuit = 'open',
-                greatest(CASE WHEN circuit = 'open' THEN circuit_retry_at END, stopped_until)
-         FROM endpoint_conditions JOIN endpoints ON id = endpoint_id
-         WHERE org_id = $1 AND deleted_at IS NULL
-           AND greatest(CASE WHEN circuit = 'open' THEN circuit_retry_at END, stopped_until) > now()",
+        "SELECT c.endpoint_id, c.circuit = 'open', b.until
+         FROM endpoints e JOIN endpoint_conditions c ON c.endpoint_id = e.id
+           CROSS JOIN LATERAL (SELECT greatest(CASE WHEN c.circuit = 'open' THEN c.circuit_retry_at END,
+                                               c.stopped_until) AS until) b
+         WHERE e.org_id = $1 AND e.deleted_at IS NULL AND b.until > now()",
     )
     .bind(org_id.as_uuid())
     .fetch_all(pool)

@@ -31,7 +31,10 @@ async fn endpoint(system: &System, key: &str) -> EndpointId {
 }
 
 async fn show(system: &System, org: OrgId, endpoint: EndpointId, row: &Row) -> DeliveryId {
-    let event = EventId::generate();
+    show_of(system, org, endpoint, EventId::generate(), row).await
+}
+
+async fn show_of(system: &System, org: OrgId, endpoint: EndpointId, event: EventId, row: &Row) -> DeliveryId {
     let id = DeliveryId::of(endpoint, event);
     sqlx::query(
         "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts,
@@ -182,6 +185,39 @@ async fn a_delivery_that_was_not_tried_yet_is_pending() {
     let explained = page(&system, &format!("/events/{}/explain", second.event_id)).await;
     let [one] = explained["endpoints"].as_array().unwrap().as_slice() else { panic!("one endpoint: {explained}") };
     assert_eq!((&one["verdict"], &one["delivery_id"]), (&json!("pending"), &item["delivery_id"]));
+}
+
+#[tokio::test]
+async fn the_explanation_names_an_open_circuit() {
+    let system = System::without_dispatcher().await;
+    let body = json!({"url": "https://receiver.example/hook"});
+    let id: EndpointId =
+        system.call(Method::POST, "/endpoints", KEY, Some(body)).await.expect(201).text("id").parse().unwrap();
+    let event = system.event("a");
+    let appended = system.publish(&event).await;
+    system.show(&event, &appended, false).await;
+    show_of(&system, system.org, id, event.event_id, &row(0, "retrying", "a")).await;
+    let explained = async || {
+        let explained = page(&system, &format!("/events/{}/explain", event.event_id)).await;
+        let [one] = explained["endpoints"].as_array().unwrap().as_slice() else { panic!("one endpoint: {explained}") };
+        one["explanation"].as_str().unwrap().to_owned()
+    };
+    assert!(!explained().await.contains("circuit"));
+    for (circuit, stopped_for, reason) in [("open", None, "the circuit"), ("closed", Some("1 hour"), "Retry-After")] {
+        sqlx::query(
+            "INSERT INTO endpoint_conditions (endpoint_id, org_id, circuit, circuit_retry_at, stopped_until)
+             VALUES ($1, $2, $3, now() + '1 minute', now() + $4::text::interval)
+             ON CONFLICT (endpoint_id) DO UPDATE SET circuit = $3, stopped_until = excluded.stopped_until",
+        )
+        .bind(id.as_uuid())
+        .bind(system.org.as_uuid())
+        .bind(circuit)
+        .bind(stopped_for)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+        assert!(explained().await.contains(reason), "{}", explained().await);
+    }
 }
 
 #[tokio::test]
