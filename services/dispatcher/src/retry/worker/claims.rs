@@ -57,12 +57,13 @@ impl RetryWorker {
     /// Claims due rows and starts their attempts.
     pub(super) async fn claim_due(&mut self) -> Result<(), sqlx::Error> {
         let pool = self.dependencies.pool.clone();
-        let snapshot = self.dependencies.endpoint_cache.current().await?;
         let mut transaction = runtime::postgres::begin(&pool).await?;
         let locked = schedule::lock_due(&mut transaction, &self.waiting.take_woken()).await?;
         if locked.is_empty() {
             return transaction.rollback().await;
         }
+        // After the lock: a change that made the queue due is seen, and not taken for one of an endpoint as it was.
+        let snapshot = self.dependencies.endpoint_cache.current().await?;
         let mut plan = self.plan(locked, &snapshot);
         for held in schedule::hold(&mut transaction, &plan.withheld).await? {
             plan.next_due.remove(&held);
