@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+import urllib.error
 import urllib.request
 import uuid
 from http.client import HTTPConnection
@@ -65,7 +67,11 @@ class Organization:
             endpoint = post("/v1/endpoints", self.key, {"url": NOBODY, "event_types": ["replayed"]})
             return str(post(f"/v1/endpoints/{endpoint['id']}/retry", self.key, {"only": "failed"})["replay_id"])
         if path.startswith(("/v1/ack/", "/v1/events/", "/v1/inbox/")):
-            return str(post("/v1/events", self.key, {"event_type": "made", "payload": 1})["event_id"])
+            event = str(post("/v1/events", self.key, {"event_type": "made", "payload": 1})["event_id"])
+            # This route waits until the inbox has the event; the deliveries of an unknown event are 404.
+            with contextlib.suppress(urllib.error.HTTPError):
+                get(f"/v1/events/{event}", self.key)
+            return event
         return None
 
     def delivery(self) -> str | None:
