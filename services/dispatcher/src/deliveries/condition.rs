@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -21,45 +20,30 @@ pub(super) struct EndpointCondition {
     pub max_in_flight: i32,
 }
 
-/// Circuit, when it lets an attempt through, until when the endpoint wants a pause, current rate of its limit, attempts
-/// in flight.
-type ConditionRow = (String, Option<OffsetDateTime>, Option<OffsetDateTime>, f64, Option<i32>);
+/// Endpoint, circuit, when it lets an attempt through, until when the endpoint wants a pause, current rate of its
+/// limit, attempts in flight.
+type ConditionRow = (Uuid, String, Option<OffsetDateTime>, Option<OffsetDateTime>, f64, Option<i32>);
 
 pub(super) async fn read(pool: &PgPool, endpoint: &StoredEndpoint) -> Result<EndpointCondition, sqlx::Error> {
-    let row: Option<ConditionRow> = sqlx::query_as(
-        "SELECT circuit, circuit_retry_at, CASE WHEN stopped_until > now() THEN stopped_until END,
+    let read = read_all(pool, std::slice::from_ref(endpoint)).await?;
+    Ok(read.into_iter().next().unwrap_or_else(|| of(endpoint, None)))
+}
+
+/// In the order of the endpoints.
+pub(super) async fn read_all(
+    pool: &PgPool,
+    endpoints: &[StoredEndpoint],
+) -> Result<Vec<EndpointCondition>, sqlx::Error> {
+    let rows: Vec<ConditionRow> = sqlx::query_as(
+        "SELECT endpoint_id, circuit, circuit_retry_at, CASE WHEN stopped_until > now() THEN stopped_until END,
                 rate_share, max_in_flight
-         FROM endpoint_conditions WHERE endpoint_id = $1",
+         FROM endpoint_conditions WHERE endpoint_id = ANY ($1)",
     )
-    .bind(endpoint.id.as_uuid())
-    .fetch_optional(pool)
-    .await?;
-    Ok(of(endpoint, row))
-}
-
-/// Why nothing is sent to an endpoint now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Blocked {
-    /// Its circuit is open, or else it asked for a pause.
-    pub circuit_is_open: bool,
-    /// When the next attempt may start.
-    pub until: OffsetDateTime,
-}
-
-/// The endpoints of an organization that get nothing now.
-pub(super) async fn blocked(pool: &PgPool, org_id: OrgId) -> Result<HashMap<EndpointId, Blocked>, sqlx::Error> {
-    let rows: Vec<(Uuid, bool, OffsetDateTime)> = sqlx::query_as(
-        "SELECT c.endpoint_id, c.circuit = 'open', b.until
-         FROM endpoints e JOIN endpoint_conditions c ON c.endpoint_id = e.id
-           CROSS JOIN LATERAL (SELECT greatest(CASE WHEN c.circuit = 'open' THEN c.circuit_retry_at END,
-                                               c.stopped_until) AS until) b
-         WHERE e.org_id = $1 AND e.deleted_at IS NULL AND b.until > now()",
-    )
-    .bind(org_id.as_uuid())
+    .bind(endpoints.iter().map(|endpoint| endpoint.id.as_uuid()).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
-    let blocked = |(id, circuit_is_open, until)| (EndpointId::from_uuid(id), Blocked { circuit_is_open, until });
-    Ok(rows.into_iter().map(blocked).collect())
+    let mut rows: HashMap<Uuid, ConditionRow> = rows.into_iter().map(|row| (row.0, row)).collect();
+    Ok(endpoints.iter().map(|endpoint| of(endpoint, rows.remove(&endpoint.id.as_uuid()))).collect())
 }
 
 /// Without a row, nothing is known: the endpoint has what every endpoint starts with.
@@ -69,7 +53,7 @@ fn of(endpoint: &StoredEndpoint, row: Option<ConditionRow>) -> EndpointCondition
     let bound = endpoint.max_in_flight.unwrap_or(i32::MAX);
     let (circuit, retry_at, share, window) = match row {
         None => ("closed".to_owned(), None, 1.0, initial),
-        Some((circuit, retry_at, stopped_until, share, window)) => {
+        Some((_, circuit, retry_at, stopped_until, share, window)) => {
             (circuit, retry_at.max(stopped_until), share, window.unwrap_or(initial))
         }
     };

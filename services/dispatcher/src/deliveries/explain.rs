@@ -10,7 +10,7 @@ use tenancy::Manager;
 use utoipa::ToSchema;
 
 use super::bodies::DeliveryItem;
-use super::condition::{self, Blocked};
+use super::condition::{self, EndpointCondition};
 use super::request::DeliveryState;
 use super::rows::ShownEvent;
 use super::{DeliveriesState, rows};
@@ -128,15 +128,15 @@ pub(super) async fn explain(
             let original = rows::original_of(&state.pool, org_id, id).await?;
             let Some(event) = rows::event(&state.pool, org_id, original).await? else { return Ok(None) };
             let endpoints = store::list(&state.pool, org_id).await?;
-            let blocked = condition::blocked(&state.pool, org_id).await?;
-            Ok(Some((original, event, endpoints, blocked, rows::of_event(&state.pool, org_id, original).await?)))
+            let conditions = condition::read_all(&state.pool, &endpoints).await?;
+            Ok(Some((original, event, endpoints, conditions, rows::of_event(&state.pool, org_id, original).await?)))
         })
         .await?;
     let found = found.filter(|(_, event, ..)| caller.allows_event_type(&event.event_type));
-    let (original, event, endpoints, blocked, deliveries) = found.ok_or_else(Problem::not_found)?;
-    let explained = endpoints.iter().map(|endpoint| {
+    let (original, event, endpoints, conditions, deliveries) = found.ok_or_else(Problem::not_found)?;
+    let explained = endpoints.iter().zip(&conditions).map(|(endpoint, condition)| {
         let delivery = deliveries.iter().find(|delivery| delivery.endpoint_id == endpoint.id);
-        explain_endpoint(endpoint, &event, delivery, blocked.get(&endpoint.id))
+        explain_endpoint(endpoint, &event, delivery, condition)
     });
     Ok(Json(ExplanationBody {
         event_id: id,
@@ -151,7 +151,7 @@ fn explain_endpoint(
     endpoint: &StoredEndpoint,
     event: &ShownEvent,
     delivery: Option<&DeliveryItem>,
-    blocked: Option<&Blocked>,
+    condition: &EndpointCondition,
 ) -> EndpointExplanation {
     let (event_type, accepted_at) = (event.event_type.as_str(), event.accepted_at);
     let existed = endpoint.created_at <= accepted_at;
@@ -162,7 +162,7 @@ fn explain_endpoint(
     let filter = endpoint.filter.as_ref().and_then(|filter| filter::read(filter, "filter").ok());
     let filter_holds = filter.as_ref().is_none_or(|filter| filter.holds(&payload));
     let (verdict, explanation) = match delivery {
-        Some(delivery) => of_delivery(delivery, endpoint.enabled, blocked),
+        Some(delivery) => of_delivery(delivery, endpoint.enabled, condition),
         None if !existed => (Verdict::Newer, "the endpoint was created after the event was accepted".to_owned()),
         None if !type_matches => (
             Verdict::OtherType,
@@ -185,7 +185,7 @@ fn explain_endpoint(
         ),
     };
     let due_at = delivery.and_then(|delivery| delivery.next_attempt_at).map(|Timestamp(at)| at);
-    let next_attempt_at = due_at.map(|due_at| blocked.map_or(due_at, |blocked| due_at.max(blocked.until)));
+    let next_attempt_at = due_at.map(|due_at| condition.retry_at.map_or(due_at, |retry_at| retry_at.max(due_at)));
     EndpointExplanation {
         endpoint_id: endpoint.id,
         existed,
@@ -202,13 +202,13 @@ fn explain_endpoint(
     }
 }
 
-fn of_delivery(delivery: &DeliveryItem, enabled: bool, blocked: Option<&Blocked>) -> (Verdict, String) {
-    let because = match blocked {
-        None => "",
-        Some(Blocked { circuit_is_open: true, .. }) => {
+fn of_delivery(delivery: &DeliveryItem, enabled: bool, condition: &EndpointCondition) -> (Verdict, String) {
+    let because = match (condition.circuit.as_str(), condition.retry_at) {
+        ("open", _) => {
             "; the circuit of the endpoint is open, since too many attempts failed; one tries it at next_attempt_at"
         }
-        Some(_) => "; the endpoint asked for a pause with Retry-After",
+        (_, Some(_)) => "; the endpoint asked for a pause with Retry-After",
+        (_, None) => "",
     };
     let error = delivery.last_error.as_deref().unwrap_or("no reason was reported");
     match delivery.status.as_str() {
@@ -275,7 +275,11 @@ mod tests {
     }
 
     fn verdict(endpoint: &StoredEndpoint, delivery: Option<&DeliveryItem>) -> Verdict {
-        explain_endpoint(endpoint, &event(), delivery, None).verdict
+        explain_endpoint(endpoint, &event(), delivery, &condition("closed", None)).verdict
+    }
+
+    fn condition(circuit: &str, retry_at: Option<OffsetDateTime>) -> EndpointCondition {
+        EndpointCondition { circuit: circuit.to_owned(), retry_at, rate: None, max_in_flight: 16 }
     }
 
     fn delivery(status: &str) -> DeliveryItem {
@@ -303,14 +307,19 @@ mod tests {
             ..endpoint(&["order.*"])
         };
         assert_eq!(verdict(&filtered(5), None), Verdict::None);
-        let explained = explain_endpoint(&filtered(6), &event(), None, None);
+        let explained = explain_endpoint(&filtered(6), &event(), None, &condition("closed", None));
         assert_eq!(explained.verdict, Verdict::Filtered);
         assert!(explained.filter.is_some_and(|conditions| conditions.len() == 1 && !conditions[0].holds));
         assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::OtherType);
         let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
         assert_eq!(verdict(&newer, None), Verdict::Newer);
         assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
-        let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None, None);
+        let changed = explain_endpoint(
+            &StoredEndpoint { updated_at: now, ..endpoint(&[]) },
+            &event(),
+            None,
+            &condition("closed", None),
+        );
         assert!(changed.changed_since && changed.verdict == Verdict::None);
     }
 
@@ -328,7 +337,7 @@ mod tests {
             assert_eq!(verdict(&other, Some(&delivery(status))), expected, "{status}");
         }
         let disabled = StoredEndpoint { enabled: false, ..endpoint(&[]) };
-        let held = explain_endpoint(&disabled, &event(), Some(&delivery("retrying")), None);
+        let held = explain_endpoint(&disabled, &event(), Some(&delivery("retrying")), &condition("closed", None));
         assert_eq!((held.verdict, held.next_attempt_at), (Verdict::Held, None));
         assert_eq!(verdict(&disabled, Some(&delivery("delivered"))), Verdict::Delivered);
     }
@@ -336,10 +345,10 @@ mod tests {
     #[test]
     fn an_endpoint_that_gets_nothing_now_is_named_as_the_reason() {
         let until = ACCEPTED + time::Duration::minutes(5);
-        for (circuit_is_open, reason) in [(true, "the circuit of the endpoint is open"), (false, "asked for a pause")] {
+        for (circuit, reason) in [("open", "the circuit of the endpoint is open"), ("closed", "asked for a pause")] {
+            let condition = condition(circuit, Some(until));
             for status in ["retrying", "pending"] {
-                let blocked = Blocked { circuit_is_open, until };
-                let explained = explain_endpoint(&endpoint(&[]), &event(), Some(&delivery(status)), Some(&blocked));
+                let explained = explain_endpoint(&endpoint(&[]), &event(), Some(&delivery(status)), &condition);
                 assert!(explained.explanation.contains(reason), "{}", explained.explanation);
                 assert_eq!(explained.next_attempt_at, Some(Timestamp(until)), "not before");
             }
