@@ -7,6 +7,7 @@ use devstack::Signal;
 use devstack::testing::eventually;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
@@ -30,10 +31,17 @@ fn options() -> AdminOptions {
 
 /// Deletes the events topic and creates it again, empty.
 async fn recreate(system: &System) {
-    let topic = system.topic(schemas::topics::EVENTS);
-    for deleted in admin(system).delete_topics(&[&topic], &options()).await.unwrap() {
+    let (admin, topic) = (admin(system), system.topic(schemas::topics::EVENTS));
+    for deleted in admin.delete_topics(&[&topic], &options()).await.unwrap() {
         deleted.unwrap();
     }
+    // The controller has deleted it; `topics apply` asks the broker, which may still show it for a moment.
+    let unknown = Some(RDKafkaErrorCode::UnknownTopicOrPartition);
+    eventually(PATIENCE, "the broker does not show the topic", || async {
+        let metadata = admin.inner().fetch_metadata(Some(&topic), Duration::from_secs(10)).ok()?;
+        (metadata.topics()[0].error().map(RDKafkaErrorCode::from) == unknown).then_some(())
+    })
+    .await;
     eventually(PATIENCE, "the topic is created again", || async {
         (system.run(&["topics", "apply"]).await.code == 0).then_some(())
     })
