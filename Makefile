@@ -31,10 +31,11 @@ test: tools ## run all tests on a real Kafka and PostgreSQL, and the short fault
 	RUST_TEST_THREADS=$(TEST_THREADS) target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 	$(if $(ARGS),,target/ci/faults --short --work target/faults-short)
 
-lint: tools ## check formatting, words, line length, that patches apply, and clippy; warnings are errors
+lint: tools ## check formatting, words, line length, digests of images, that patches apply, and clippy
 	cargo fmt --all --check
 	.ci/words
 	.ci/columns
+	! grep -nE '^(FROM| *image:) ' docker-compose.yml deploy/Dockerfile | grep -v -e @sha256: -e triggers:latest
 	for patch in loadtests/sabotage/*.patch; do git apply --check "$$patch" || exit 1; done
 	cargo clippy --profile ci --locked --workspace --all-targets -- -D warnings
 

@@ -1,7 +1,7 @@
-//! Batches of events: finds the text of each item, in `{"events": [...]}`, in a JSON array of CloudEvents, and in lines
-//! (NDJSON). The items themselves are parsed with [`crate::event_json::parse`] and [`crate::cloudevents::structured`].
+//! Batches of events: finds each item, in `{"events": [...]}`, in a JSON array of CloudEvents, and in lines (NDJSON).
 
 mod lines;
+mod one_pass;
 #[cfg(test)]
 mod tests;
 
@@ -14,17 +14,60 @@ use serde_json::value::RawValue;
 
 pub use lines::{Line, Lines};
 
+use crate::cloudevents;
 use crate::event_json::members::Name;
 use crate::event_json::text::{body_text, malformed, syntax_error};
-use crate::event_json::{FieldError, Invalid, MAX_BATCH_EVENTS};
+use crate::event_json::{self, EventMembers, FieldError, Invalid, MAX_BATCH_EVENTS, NewEvent};
 
-/// The texts of the items of `{"events": [...]}`, 1 to [`MAX_BATCH_EVENTS`]. They are found in one pass and borrowed
-/// from the body.
+/// An item of a batch, borrowed from its body.
+pub struct Item<'a> {
+    text: &'a str,
+    form: Form<'a>,
+}
+
+enum Form<'a> {
+    /// Our own JSON; with its members if they have been read.
+    Event(Option<EventMembers<'a>>),
+    CloudEvent,
+}
+
+impl<'a> Item<'a> {
+    /// The item as it is in the body.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Parses and validates the item, as the body of a single request would be.
+    ///
+    /// # Errors
+    /// [`Invalid`], with every field that breaks a rule.
+    pub fn parse(self) -> Result<NewEvent, Invalid> {
+        match self.form {
+            Form::Event(Some(members)) => event_json::parse_members(self.text, members),
+            Form::Event(None) => event_json::parse(self.text.as_bytes()),
+            Form::CloudEvent => cloudevents::structured(self.text.as_bytes()),
+        }
+    }
+}
+
+/// The items of `{"events": [...]}`, 1 to [`MAX_BATCH_EVENTS`].
 ///
 /// # Errors
 /// [`Invalid`] when the body has another form. Unknown members are errors.
-pub fn events(body: &[u8]) -> Result<Vec<&str>, Invalid> {
-    let mut json = serde_json::Deserializer::from_str(body_text(body)?);
+pub fn events(body: &[u8]) -> Result<Vec<Item<'_>>, Invalid> {
+    let body = body_text(body)?;
+    match one_pass::read(body) {
+        Some(items) => Ok(items),
+        None => Ok(of_texts(texts_of_events(body)?, || Form::Event(None))),
+    }
+}
+
+fn of_texts<'a>(texts: Vec<&'a str>, form: fn() -> Form<'a>) -> Vec<Item<'a>> {
+    texts.into_iter().map(|text| Item { text, form: form() }).collect()
+}
+
+fn texts_of_events(body: &str) -> Result<Vec<&str>, Invalid> {
+    let mut json = serde_json::Deserializer::from_str(body);
     let batch = json.deserialize_map(BatchVisitor).map_err(|error| syntax_error(&error))?;
     json.end().map_err(|error| syntax_error(&error))?;
     if batch.is_duplicated {
@@ -44,17 +87,17 @@ pub fn events(body: &[u8]) -> Result<Vec<&str>, Invalid> {
     }
 }
 
-/// The texts of the items of a JSON array, 1 to [`MAX_BATCH_EVENTS`]: `application/cloudevents-batch+json`.
+/// The CloudEvents of a JSON array, 1 to [`MAX_BATCH_EVENTS`]: `application/cloudevents-batch+json`.
 ///
 /// # Errors
 /// [`Invalid`] when the body has another form.
-pub fn array(body: &[u8]) -> Result<Vec<&str>, Invalid> {
+pub fn array(body: &[u8]) -> Result<Vec<Item<'_>>, Invalid> {
     let mut json = serde_json::Deserializer::from_str(body_text(body)?);
     let items = json.deserialize_seq(ItemsVisitor).map_err(|error| syntax_error(&error))?;
     json.end().map_err(|error| syntax_error(&error))?;
     match items.wrong_count() {
         Some(error) => Err(Invalid::Fields(vec![error])),
-        None => Ok(items.texts),
+        None => Ok(of_texts(items.texts, || Form::CloudEvent)),
     }
 }
 

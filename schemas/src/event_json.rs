@@ -15,6 +15,8 @@ pub(crate) mod text;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Deserializer};
+
 pub use constants::{
     MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_TEXT_CHARS,
     RESERVED_TYPE_PREFIX,
@@ -81,7 +83,24 @@ impl NewEvent {
 /// # Errors
 /// [`Invalid`], with every field that breaks a rule.
 pub fn parse(body: &[u8]) -> Result<NewEvent, Invalid> {
-    let envelope = Envelope::read(body, is_member, MEMBER_NAMES.len())?;
+    new_event(&Envelope::read(body, is_member, MEMBER_NAMES.len())?)
+}
+
+/// The members of the event that comes next in a larger text.
+pub(crate) struct EventMembers<'a>(Members<'a>);
+
+impl<'de> Deserialize<'de> for EventMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        Members::read_next(json, is_member, MEMBER_NAMES.len()).map(Self)
+    }
+}
+
+/// As [`parse`], of the event `text`, whose members have been read.
+pub(crate) fn parse_members<'a>(text: &'a str, members: EventMembers<'a>) -> Result<NewEvent, Invalid> {
+    new_event(&Envelope::of(text, members.0)?)
+}
+
+fn new_event(envelope: &Envelope<'_>) -> Result<NewEvent, Invalid> {
     let members = &envelope.members;
     let mut errors = FieldErrors::default();
     let payload = payload(members, &mut errors);

@@ -3,15 +3,39 @@ use proptest::prelude::*;
 use super::*;
 
 fn refused(body: &str) -> String {
-    let from_object = events(body.as_bytes()).unwrap_err();
-    from_object.to_string()
+    let Err(invalid) = events(body.as_bytes()) else { panic!("{body} is accepted") };
+    invalid.to_string()
+}
+
+fn texts<'a>(items: &[Item<'a>]) -> Vec<&'a str> {
+    items.iter().map(Item::text).collect()
 }
 
 #[test]
 fn the_items_of_a_batch_are_borrowed_as_they_are() {
     let body = br#" {"events" : [ {"a" : 1.0} ,null, [1, 2],"x" ] } "#;
-    assert_eq!(events(body).unwrap(), [r#"{"a" : 1.0}"#, "null", "[1, 2]", r#""x""#]);
-    assert_eq!(array(br#"[ {"a" : 1.0},2]"#).unwrap(), [r#"{"a" : 1.0}"#, "2"]);
+    assert_eq!(texts(&events(body).unwrap()), [r#"{"a" : 1.0}"#, "null", "[1, 2]", r#""x""#]);
+    assert_eq!(texts(&array(br#"[ {"a" : 1.0},2]"#).unwrap()), [r#"{"a" : 1.0}"#, "2"]);
+}
+
+#[test]
+fn a_batch_of_the_usual_form_is_read_in_one_pass() {
+    let usual = "{\n \"events\": [\t{\"event_type\": \"a\", \"payload\": [1] } ,\r\n{}] }\n";
+    assert_eq!(texts(&one_pass::read(usual).unwrap()), [r#"{"event_type": "a", "payload": [1] }"#, "{}"]);
+    for other in [
+        r#"{"events": []}"#,
+        r#"{"events": [{},]}"#,
+        r#"{"events": [{} {}]}"#,
+        r#"{"events": [{}, 1]}"#,
+        r#"{"events": [{"a": 01}]}"#,
+        r#"{"events": [{}], "more": 1}"#,
+        r#"{"events": [{}]} x"#,
+        r#"{"events": [{}]"#,
+        r#"{"more": 1, "events": [{}]}"#,
+        "{\"events\":\u{c}[{}]}",
+    ] {
+        assert!(one_pass::read(other).is_none(), "{other}");
+    }
 }
 
 #[test]
@@ -83,6 +107,36 @@ proptest! {
         let expected: Vec<_> =
             split.map(|line| (line.len() <= max_bytes).then(|| line.as_bytes().to_vec())).collect();
         prop_assert_eq!(lines(text.as_bytes(), step, max_bytes), expected);
+    }
+
+    #[test]
+    fn one_pass_finds_what_two_passes_find(
+        items in prop::collection::vec(
+            prop::sample::select(vec![
+                r#"{"event_type": "a", "payload": {"n": [1, "]", "}"]}}"#,
+                r#"{"type":"a","data":null,"dedup_id":"x"}"#,
+                r#"{"event_type": "a", "event_type": "b", "payload": 1}"#,
+                r#"{"\u0074ype": "a", "payload": "\ud800"}"#,
+                r#"{"payload": "\"{", "other": [[[]]], "metadata": {"k": "v"}}"#,
+                "{ }",
+                "null",
+            ]),
+            1..5,
+        ),
+        at in any::<prop::sample::Index>(),
+        odd in prop::option::of(prop::sample::select(vec![" ", "\n", "\u{c}", ",", "]", "}", "{", "\"", "\\", "1", "x"])),
+    ) {
+        let mut body = format!("{{\"events\": [{}]}}", items.join(" , "));
+        if let Some(odd) = odd {
+            body.insert_str(at.index(body.len()), odd);
+        }
+        if let Some(read) = one_pass::read(&body) {
+            prop_assert_eq!(texts(&read), texts_of_events(&body).unwrap());
+            for item in read {
+                let text = item.text();
+                prop_assert_eq!(item.parse(), event_json::parse(text.as_bytes()), "{}", text);
+            }
+        }
     }
 
     #[test]

@@ -33,7 +33,14 @@ impl<'a> Envelope<'a> {
             }
             Some(_) => {}
         }
-        let members = Members::read(text, keep, limit).map_err(|error| syntax_error(&error))?;
+        Self::of(text, Members::read(text, keep, limit).map_err(|error| syntax_error(&error))?)
+    }
+
+    /// The object `text`, whose members have been read.
+    ///
+    /// # Errors
+    /// [`Invalid::Malformed`] for a duplicate member.
+    pub(crate) fn of(text: &'a str, members: Members<'a>) -> Result<Self, Invalid> {
         if let Some((name, value)) = members.duplicate() {
             return Err(malformed(format!(
                 "the key \"{}\" is duplicated at {}",

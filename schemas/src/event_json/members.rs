@@ -22,9 +22,18 @@ impl<'a> Members<'a> {
     /// Reads at most `limit` members of `object` whose names satisfy `keep`. Other members and duplicates are skipped.
     pub(crate) fn read(object: &'a str, keep: fn(&str) -> bool, limit: usize) -> Result<Self, serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(object);
-        let members = json.deserialize_map(MembersVisitor { keep, limit })?;
+        let members = Self::read_next(&mut json, keep, limit)?;
         json.end()?;
         Ok(members)
+    }
+
+    /// As [`Self::read`], of the object that comes next.
+    pub(crate) fn read_next<D: Deserializer<'a>>(
+        json: D,
+        keep: fn(&str) -> bool,
+        limit: usize,
+    ) -> Result<Self, D::Error> {
+        json.deserialize_map(MembersVisitor { keep, limit })
     }
 
     /// The text of the member's value, unless it is null.

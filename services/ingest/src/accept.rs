@@ -92,6 +92,6 @@ async fn try_accept(
     let limits = BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions);
     let body = http_server::read_body(&parts.headers, body, limits).await?;
     let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
-    let outcome = Appender::new(state, context, caller, EVENT, hops).accept(admitted, Turn::only()).await?;
+    let outcome = Appender::new(state, context, caller, EVENT, &hops).accept(admitted, Turn::only()).await?;
     Ok(outcome.into_response(context.dialect))
 }

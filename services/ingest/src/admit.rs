@@ -102,15 +102,15 @@ pub(crate) fn admit(
     Ok(admitted(caller, new, idempotency_key(headers)?, &fingerprint_input, traceparent))
 }
 
-/// Checks one item of a batch, which `parse` reads, and creates its event with a new id.
+/// Checks one item of a batch and creates its event with a new id. `text`: the item as it is in the body.
 pub(crate) fn admit_item(
     caller: &Caller,
-    parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
-    item: &[u8],
+    text: &[u8],
+    parsed: Result<NewEvent, Invalid>,
     traceparent: Option<String>,
 ) -> Result<Admitted, Problem> {
-    let new = allowed(caller, parse(item))?;
-    Ok(admitted(caller, new, None, item, traceparent))
+    let new = allowed(caller, parsed)?;
+    Ok(admitted(caller, new, None, text, traceparent))
 }
 
 /// The event, if it is valid and the key may send it.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use http_server::{Problem, RequestContext};
-use kafka::producer::{Appended, ProducerRecord, PublishError, Submitted};
+use kafka::producer::{Appended, PublishError, Series, Submitted};
 use runtime::seal::StableTokens;
 use schemas::codec;
 use schemas::ids::EventId;
@@ -33,10 +33,8 @@ pub(crate) struct Appender<'a> {
     context: &'a RequestContext,
     caller: &'a Caller,
     kind: RecordKind,
-    /// Key of the records.
-    org_id: UuidText,
-    key_id: UuidText,
-    hops: Hops,
+    /// The records, whose key is the organization.
+    records: Series<'a, 'a>,
     /// The first event of the request that Kafka did not confirm in time.
     unconfirmed: OnceLock<Problem>,
     confirmed: Mutex<Confirmed>,
@@ -69,17 +67,20 @@ impl<'a> Appender<'a> {
         context: &'a RequestContext,
         caller: &'a Caller,
         kind: RecordKind,
-        hops: Hops,
+        hops: &Hops,
     ) -> Self {
-        let text = |id: uuid::Uuid| {
+        let text = |id: uuid::Uuid| -> UuidText {
             let mut text = [0; Hyphenated::LENGTH];
             id.hyphenated().encode_lower(&mut text);
             text
         };
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
+        let mut headers = record_headers(context, &key_id);
+        headers.extend(hops.record_header());
+        let records = state.producer.series(&state.topic, Some(&org_id), &headers);
         let tokens = reply::position_tokens(&state.sealing, caller.org_id);
         let confirmed = Mutex::new(Confirmed { tokens, unnoted: None });
-        Self { state, context, caller, kind, org_id, key_id, hops, unconfirmed: OnceLock::new(), confirmed }
+        Self { state, context, caller, kind, records, unconfirmed: OnceLock::new(), confirmed }
     }
 
     /// Answers a duplicate from the cache or the view; else appends the event when it is its turn.
@@ -158,14 +159,7 @@ impl<'a> Appender<'a> {
             // Waiting out the time for one part of a batch after the other would take too long.
             Err(PublishError::Failed("an earlier event of the request was not confirmed".to_owned()))
         } else {
-            let mut headers = record_headers(self.context, &self.key_id);
-            headers.extend(self.hops.record_header());
-            self.state.producer.submit(&ProducerRecord {
-                topic: &self.state.topic,
-                key: Some(&self.org_id),
-                value: Some(&value),
-                headers: &headers,
-            })
+            self.records.submit(Some(&value))
         };
         match submitted {
             Ok(record) => Ok(SubmittedEvent { record, event_id, event_type }),

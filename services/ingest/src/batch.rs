@@ -12,8 +12,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use http_server::{BATCH_BODY_BYTES, BodyLimits, BodyStream, EVENT_BODY_BYTES, FieldError, Problem, RequestContext};
 use schemas::batch::{self, Line, Lines};
-use schemas::cloudevents;
-use schemas::event_json::{self, Invalid, MAX_BATCH_EVENTS, MAX_BODY_BYTES, NewEvent};
+use schemas::event_json::{self, Invalid, MAX_BATCH_EVENTS, MAX_BODY_BYTES};
 use tenancy::record::RecordKind;
 use tenancy::{Caller, Right};
 
@@ -63,13 +62,6 @@ impl BatchForm {
         .into_iter()
         .find_map(|(name, form)| given.eq_ignore_ascii_case(name).then_some(form))
         .ok_or_else(unsupported)
-    }
-
-    fn parse_item(self) -> fn(&[u8]) -> Result<NewEvent, Invalid> {
-        match self {
-            Self::Json | Self::Lines => event_json::parse,
-            Self::CloudEvents => cloudevents::structured,
-        }
     }
 }
 
@@ -135,9 +127,9 @@ pub(crate) async fn accept_as(
         let details = vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }];
         return Err(Problem::invalid("invalid_request", format!("Idempotency-Key {reason}")).with_details(details));
     }
-    let appender = Appender::new(state, context, caller, ITEM, hops);
+    let appender = Appender::new(state, context, caller, ITEM, &hops);
     let turns = Turns::default();
-    let mut items = Items::new(&appender, &turns, caller, context, form.parse_item());
+    let mut items = Items::new(&appender, &turns, caller, context);
     let limits = BodyLimits::new(BATCH_BODY_BYTES, &parts.extensions);
     let end = if form == BatchForm::Lines {
         let stream = BodyStream::new(&parts.headers, body, &limits)?;
@@ -156,10 +148,11 @@ pub(crate) async fn accept_as(
 /// Appends the items of a body that has arrived.
 async fn read_array(items: &mut Items<'_>, caller: &Caller, form: BatchForm, body: &[u8]) -> Result<(), Problem> {
     let framed = if form == BatchForm::CloudEvents { batch::array(body) } else { batch::events(body) };
-    let texts = framed.map_err(|invalid| admit::problem_of(invalid, "invalid_request"))?;
-    count(caller, 0, texts.len()).await?;
-    for text in texts {
-        if text.len() > EVENT_BODY_BYTES { items.too_large() } else { items.add(text.as_bytes()).await }
+    let framed = framed.map_err(|invalid| admit::problem_of(invalid, "invalid_request"))?;
+    count(caller, 0, framed.len()).await?;
+    for item in framed {
+        let text = item.text();
+        if text.len() > EVENT_BODY_BYTES { items.too_large() } else { items.add(text.as_bytes(), item.parse()).await }
     }
     Ok(())
 }
@@ -186,7 +179,7 @@ async fn add_lines(items: &mut Items<'_>, caller: &Caller, mut lines: Vec<Line<'
     count(caller, items.count(), lines.len()).await?;
     for line in lines {
         match line {
-            Line::Text(text) => items.add(&text).await,
+            Line::Text(text) => items.add(&text, event_json::parse(&text)).await,
             Line::TooLong => items.too_large(),
         }
     }

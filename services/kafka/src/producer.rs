@@ -5,21 +5,23 @@
 
 mod in_flight;
 mod keep_warm;
+mod series;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{FutureProducer, Producer as _};
 use runtime::budget::{Budget, KeyedShares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
-use super::{KafkaConfig, access, partition};
+use super::{KafkaConfig, access};
 use in_flight::PendingReport;
+pub use series::Series;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -141,7 +143,12 @@ impl Submitted<'_> {
     /// # Errors
     /// As [`Producer::publish`].
     pub async fn report(&mut self) -> Result<Appended, PublishError> {
-        match timeout_at(self.deadline, self.report.received()).await {
+        // Of many records that are confirmed together only the first one needs a timer.
+        let received = match self.report.received().now_or_never() {
+            Some(received) => Ok(received),
+            None => timeout_at(self.deadline, self.report.received()).await,
+        };
+        match received {
             Ok(Some(Ok(delivery))) => Ok(Appended {
                 partition: delivery.partition,
                 offset: delivery.offset,
@@ -224,20 +231,12 @@ impl Producer {
         self.submit(&record)?.report().await
     }
 
-    /// Hands the record to the producer without waiting. Records that are submitted one after the other are appended in
-    /// this order, if they have the same partition.
+    /// Hands the record to the producer without waiting.
     ///
     /// # Errors
     /// [`PublishError`]: nothing was sent.
     pub fn submit(&self, record: &ProducerRecord<'_>) -> Result<Submitted<'_>, PublishError> {
-        let permits = self.acquire_permits(record)?;
-        let share = self.shared.bytes_by_key.of(record.key.unwrap_or_default().into());
-        let bytes = share.take(in_flight::bytes_of(record)).map_err(|_| PublishError::Busy)?;
-        let (producer, report) = self.enqueue(record)?;
-        let report = PendingReport::new(report, bytes);
-        let submitted_at = Instant::now();
-        let deadline = submitted_at + self.shared.settings.delivery_timeout;
-        Ok(Submitted { owner: self, producer, report, submitted_at, deadline, _permits: permits })
+        self.series(record.topic, record.key, record.headers).submit(record.value)
     }
 
     /// Waits until everything in flight has its report, at most `deadline`. Blocking work, done on a blocking thread.
@@ -253,43 +252,6 @@ impl Producer {
 
     fn producer(&self) -> Arc<FutureProducer> {
         self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes a permit, and one of the partition if that is known. They are returned when dropped.
-    fn acquire_permits(&self, record: &ProducerRecord<'_>) -> Result<Permits<'_>, PublishError> {
-        let permit = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
-        let semaphore = record.key.and_then(|key| {
-            let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);
-            let bounds = &topics.get(record.topic)?.partitions;
-            let index = partition::of_key(key, i32::try_from(bounds.len()).ok()?);
-            bounds.get(usize::try_from(index).ok()?).cloned()
-        });
-        let partition_permit = match semaphore {
-            Some(semaphore) => Some(semaphore.try_acquire_owned().map_err(|_| PublishError::Busy)?),
-            None => None,
-        };
-        Ok((permit, partition_permit))
-    }
-
-    /// Hands the record to the producer. A record that fails here was never queued, so it is not on the log. If the
-    /// producer has failed for good, the new producer may take the record.
-    fn enqueue(&self, record: &ProducerRecord<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
-        let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::Rejected(error.to_string()),
-            _ => PublishError::Failed(error.to_string()),
-        };
-        let producer = self.producer();
-        match enqueue(&producer, record) {
-            Ok(report) => Ok((producer, report)),
-            Err(_) if producer.client().fatal_error().is_some() => {
-                self.replace_failed(&producer);
-                let producer = self.producer();
-                let report = enqueue(&producer, record).map_err(not_queued)?;
-                Ok((producer, report))
-            }
-            Err(error) => Err(not_queued(error)),
-        }
     }
 
     fn classify(&self, producer: &Arc<FutureProducer>, error: &KafkaError) -> PublishError {
@@ -362,25 +324,4 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         .set("sticky.partitioning.linger.ms", "0");
     config.overlay(&mut client);
     client.create()
-}
-
-fn enqueue(producer: &FutureProducer, record: &ProducerRecord<'_>) -> Result<DeliveryFuture, KafkaError> {
-    let mut message = FutureRecord::<[u8], [u8]>::to(record.topic);
-    if let Some(key) = record.key {
-        message = message.key(key);
-    }
-    if let Some(value) = record.value {
-        message = message.payload(value);
-    }
-    if !record.headers.is_empty() {
-        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        message = message.headers(
-            record
-                .headers
-                .iter()
-                .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) })),
-        );
-    }
-    // Not `send`: on a full queue that one sleeps 100 ms at a time on the request's path.
-    producer.send_result(message).map_err(|(error, _record)| error)
 }

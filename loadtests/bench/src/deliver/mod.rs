@@ -100,21 +100,23 @@ pub(crate) async fn run(target: &Target, options: &Options, folder: &Path) -> Re
     let environment = RunEnvironment::detect();
     let control = ControlClient::new(&target.address)?;
     let good = options.load.organizations;
-    let organizations = organizations::ensure(target, &control, good + 1, 0).await?;
-    let Some((bad_one, good_ones)) = organizations.list.split_last().filter(|(_, good_ones)| good_ones.len() == good)
-    else {
+    // Bad endpoints are of another organization in each round: changes of endpoints are bounded per organization.
+    let bad = options.bad.map_or(0, |_| options.rounds);
+    let organizations = organizations::ensure(target, &control, good + bad, 0).await?;
+    let split = organizations.list.split_at_checked(good);
+    let Some((good_ones, bad_ones)) = split.filter(|(_, bad_ones)| bad_ones.len() >= bad) else {
         return Err(Failure::Usage("deliver makes organizations: give --operator-token and no --key".to_owned()));
     };
     let receiver = Receiver::start(options.answer_after)?;
     let endpoints = Endpoints::of_each(&control, good_ones, &receiver, options.endpoints).await?;
     let (mut runs, mut bare) = (Vec::new(), Vec::new());
-    for round in 1..=options.rounds {
-        eprintln!("round {round} of {}", options.rounds);
+    for round in 0..options.rounds {
+        eprintln!("round {} of {}", round + 1, options.rounds);
         runs.push(measure(target, options, good_ones, &receiver, false).await?);
         if options.keyed_beside_per_second.is_some() {
             runs.push(measure(target, options, good_ones, &receiver, true).await?);
         }
-        if let Some(bad) = options.bad {
+        if let (Some(bad), Some(bad_one)) = (options.bad, bad_ones.get(round)) {
             let bad_endpoints = Endpoints::bad(&control, bad_one, &receiver, bad, options.endpoints).await?;
             let busy = endpoints::keep_bad_ones_busy(&control, bad_one, options.bad_events_per_second);
             let measured = async {

@@ -44,7 +44,6 @@ pub(super) struct Items<'a> {
     turns: &'a Turns,
     caller: &'a Caller,
     context: &'a RequestContext,
-    parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
     /// Items that wait for their dedup key, for their turn, or for their report.
     running: FuturesUnordered<Item<'a>>,
     /// Items without a dedup key whose turn it was at once, in their order. Kafka confirms them in about this order, so
@@ -60,11 +59,10 @@ impl<'a> Items<'a> {
         turns: &'a Turns,
         caller: &'a Caller,
         context: &'a RequestContext,
-        parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
     ) -> Self {
         let (running, submitted) = (FuturesUnordered::new(), VecDeque::new());
         let results = Results::new(context.dialect);
-        Self { appender, turns, caller, context, parse, running, submitted, in_flight_bytes: 0, results }
+        Self { appender, turns, caller, context, running, submitted, in_flight_bytes: 0, results }
     }
 
     /// Number of items so far.
@@ -72,10 +70,10 @@ impl<'a> Items<'a> {
         self.results.count()
     }
 
-    /// Checks the next item and starts to append it.
-    pub(super) async fn add(&mut self, text: &[u8]) {
+    /// Checks the next item and starts to append it. `text`: the item as it is in the body.
+    pub(super) async fn add(&mut self, text: &[u8], parsed: Result<NewEvent, Invalid>) {
         let index = self.results.reserve();
-        match admit_item(self.caller, self.parse, text, self.context.traceparent.clone()) {
+        match admit_item(self.caller, text, parsed, self.context.traceparent.clone()) {
             Ok(admitted) => self.append(index, text.len(), admitted),
             Err(problem) => self.refuse(index, &problem),
         }

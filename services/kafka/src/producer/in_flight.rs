@@ -6,16 +6,13 @@ use rdkafka::producer::future_producer::OwnedDeliveryResult;
 use runtime::budget::Permit;
 use tokio::runtime::Handle;
 
-use super::ProducerRecord;
-
 /// About what librdkafka and the wait for the report take for each record.
 const RECORD_BYTES: usize = 512;
 
-/// About the bytes that a record takes until its report.
-pub(super) fn bytes_of(record: &ProducerRecord<'_>) -> u64 {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-    (RECORD_BYTES + length(record.key) + length(record.value) + headers) as u64
+/// About the bytes that a record without a value takes until its report.
+pub(super) fn bytes_without_value(key: Option<&[u8]>, headers: &[(&str, &[u8])]) -> u64 {
+    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    (RECORD_BYTES + key.map_or(0, <[u8]>::len) + headers) as u64
 }
 
 /// The report of one record, and its bytes.

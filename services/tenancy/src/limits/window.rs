@@ -170,9 +170,10 @@ impl Window {
         if fits(left) {
             return 0;
         }
-        let oldest_first = (0..self.length()).rev();
-        for (age, waited) in oldest_first.zip(1_u32..) {
-            left -= u64::from(self.counts[self.slot(self.newest.wrapping_sub(age))]);
+        // The oldest is behind the newest in the ring.
+        let (newer, older) = self.counts.split_at(self.slot(self.newest.wrapping_add(1)));
+        for (count, waited) in older.iter().chain(newer).zip(1_u32..) {
+            left -= u64::from(*count);
             if fits(left) {
                 return waited;
             }

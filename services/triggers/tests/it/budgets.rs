@@ -6,6 +6,7 @@ use std::time::Duration;
 use devstack::testing::eventually;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -130,4 +131,35 @@ async fn slow_readers_of_large_pages_take_little_memory() {
         (api.get("/v1/inbox?limit=1000").await.status == 200).then_some(())
     })
     .await;
+}
+
+/// How many connections this process can open beside what the other tests of it have open.
+fn connections() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX).saturating_sub(1_000).min(10_000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_take_little_memory() {
+    let count = connections();
+    let system = System::shared().await;
+    let (ingest, _materializer, api) = system.inbox_roles(&[("MAX_CONNECTIONS_PER_ADDRESS", "20000")]).await;
+    let head = format!("GET /v1/endpoints HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n", api.key);
+    let before = resident(&ingest);
+    let mut open = Vec::new();
+    for _ in 0..count {
+        let mut stream = connect(&api).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        tokio::time::timeout(DEADLINE, stream.read_exact(&mut start)).await.unwrap().unwrap();
+        assert_eq!(&start[9..], b"200");
+        open.push(stream);
+    }
+    let growth = resident(&ingest).saturating_sub(before);
+    assert!(growth < MOST_GROWTH * count / 10_000, "{} MiB for {count} idle connections", growth / MIB);
+    // They are still there.
+    let last = open.last_mut().unwrap();
+    last.write_all(head.as_bytes()).await.unwrap();
+    assert!(tokio::time::timeout(DEADLINE, last.read(&mut [0; 12])).await.unwrap().unwrap() > 0);
 }

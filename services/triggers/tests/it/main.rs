@@ -23,6 +23,7 @@ mod erasure;
 mod fencing;
 mod log;
 mod loops;
+mod metrics_port;
 mod native;
 mod old_clients;
 mod options;

@@ -122,9 +122,14 @@ impl Process {
     pub(crate) async fn port(&self) -> u16 {
         eventually(START, &format!("{} listens", self.name), || async {
             self.assert_runs();
-            listening_port(&self.log())
+            listening_ports(&self.log()).first().copied()
         })
         .await
+    }
+
+    /// Its base URLs by now: first that of [`Self::port`].
+    pub(crate) fn listens_at(&self) -> Vec<String> {
+        listening_ports(&self.log()).iter().map(|port| format!("http://127.0.0.1:{port}")).collect()
     }
 
     /// Waits until it says that it is ready, and answers its base URL.
@@ -169,12 +174,14 @@ impl Drop for Process {
     }
 }
 
-/// The port of the first line of the log that says where the process listens: the API's, or that for health of a role
-/// without one.
-fn listening_port(log: &str) -> Option<u16> {
-    let line = log.lines().find(|line| line.contains("\"Listening\""))?;
-    let (_, rest) = line.split_once("127.0.0.1:")?;
-    rest.split_once('"')?.0.parse().ok()
+/// The ports in the lines of the log that say where the process listens. The first is the API's, or that for health and
+/// metrics of a role without one.
+fn listening_ports(log: &str) -> Vec<u16> {
+    let port = |line: &str| {
+        let (_, rest) = line.split_once("127.0.0.1:")?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    log.lines().filter(|line| line.contains("\"Listening\"")).filter_map(port).collect()
 }
 
 fn tail(text: &str) -> String {

@@ -240,14 +240,9 @@ async fn a_refusal_is_waited_for_if_that_helps() {
 
 /// `/metrics` of a role, which listens on a port of its own.
 async fn metrics(role: &Process) -> String {
-    let log = role.log();
-    let ports = log.lines().filter(|line| line.contains("\"Listening\"")).filter_map(|line| {
-        let (_, rest) = line.split_once("127.0.0.1:")?;
-        rest.split_once('"').map(|(port, _)| port.to_owned())
-    });
     let mut texts = String::new();
-    for port in ports {
-        let answer = http().get(format!("http://127.0.0.1:{port}/metrics")).send().await.unwrap();
+    for url in role.listens_at() {
+        let answer = http().get(format!("{url}/metrics")).send().await.unwrap();
         texts.push_str(&answer.text().await.unwrap());
     }
     texts
