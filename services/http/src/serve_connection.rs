@@ -60,11 +60,15 @@ pub(super) async fn serve_connection(
     let timer = Arc::new(ConnectionTimer::new(is_http2));
     let service = {
         let (settings, timer) = (settings.clone(), timer.clone());
-        hyper::service::service_fn(move |request| handle_request(request, peer, settings.clone(), timer.clone()))
+        // Boxed: hyper keeps room for it as long as the connection is open, and most connections are idle.
+        hyper::service::service_fn(move |request| {
+            Box::pin(handle_request(request, peer, settings.clone(), timer.clone()))
+        })
     };
     let io = TokioIo::new(TimedStream::new(stream, timer.clone()));
     if is_http2 {
-        drive(settings.http2.serve_connection(io, service), &timer, peer, &settings).await;
+        // Boxed: the state of HTTP/2 is larger, and a connection of HTTP/1 would have room for it.
+        Box::pin(drive(settings.http2.serve_connection(io, service), &timer, peer, &settings)).await;
     } else {
         drive(settings.http1.serve_connection(io, service), &timer, peer, &settings).await;
     }

@@ -33,6 +33,12 @@ pub(crate) fn gzip_of(bytes: usize) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Prints the figure, for docs/performance.md.
+fn check_growth(growth: u64, most: u64, what: &str) {
+    println!("{what}: {:.1} MiB of memory", growth as f64 / MIB as f64);
+    assert!(growth < most, "{what}: {} MiB", growth / MIB);
+}
+
 async fn connect(api: &Api) -> TcpStream {
     TcpStream::connect(api.base_url.strip_prefix("http://").unwrap()).await.unwrap()
 }
@@ -82,7 +88,7 @@ async fn half_sent_bodies_take_little_memory() {
         })
         .await;
         let growth = resident(&ingest).saturating_sub(before);
-        assert!(growth < MOST_GROWTH, "{what}: {} MiB for 1,000 half-sent bodies", growth / MIB);
+        check_growth(growth, MOST_GROWTH, &format!("1,000 half-sent bodies, {what}"));
         // Small requests are served meanwhile.
         api.accept("small", &json!(1)).await;
     }
@@ -125,7 +131,7 @@ async fn slow_readers_of_large_pages_take_little_memory() {
     }
     assert!(refused > 0, "pages over the budget are refused");
     let growth = resident(&ingest).saturating_sub(before);
-    assert!(growth < MOST_GROWTH, "{} MiB for 100 slow readers", growth / MIB);
+    check_growth(growth, MOST_GROWTH, "100 slow readers");
     drop(readers);
     eventually(DEADLINE, "the budget is free again", || async {
         (api.get("/v1/inbox?limit=1000").await.status == 200).then_some(())
@@ -157,7 +163,7 @@ async fn idle_connections_take_little_memory() {
         open.push(stream);
     }
     let growth = resident(&ingest).saturating_sub(before);
-    assert!(growth < MOST_GROWTH * count / 10_000, "{} MiB for {count} idle connections", growth / MIB);
+    check_growth(growth, MOST_GROWTH * count / 10_000, &format!("{count} idle connections"));
     // They are still there.
     let last = open.last_mut().unwrap();
     last.write_all(head.as_bytes()).await.unwrap();
