@@ -124,7 +124,9 @@ proptest! {
             1..5,
         ),
         at in any::<prop::sample::Index>(),
-        odd in prop::option::of(prop::sample::select(vec![" ", "\n", "\u{c}", ",", "]", "}", "{", "\"", "\\", "1", "x"])),
+        odd in prop::option::of(
+            prop::sample::select(vec![" ", "\n", "\u{c}", ",", "]", "}", "{", "\"", "\\", "1", "x"]),
+        ),
     ) {
         let mut body = format!("{{\"events\": [{}]}}", items.join(" , "));
         if let Some(odd) = odd {
