@@ -232,7 +232,7 @@ impl Default for DispatcherConfig {
             open_limits: OpenLimits::default(),
             max_retry_time: 72 * HOUR,
             disable_after: Some(120 * HOUR),
-            queue_capacity: 4000,
+            queue_capacity: 2000,
             spill_after: Duration::from_secs(1),
             commit_interval: Duration::from_millis(100),
             // Shorter than the default shutdown deadline of a process.
