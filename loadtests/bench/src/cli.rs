@@ -153,6 +153,9 @@ pub(crate) struct ProducerArgs {
     /// Linger of the producer, in milliseconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub linger_ms: u32,
+    /// The producer compresses as the product's does, and so does its topic.
+    #[arg(long)]
+    pub zstd: bool,
     /// Worker threads of the loop [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub server_threads: Option<u8>,
@@ -309,6 +312,9 @@ pub(crate) struct BareServerArgs {
     /// Linger of the producer, in milliseconds.
     #[arg(long, default_value_t = 2)]
     pub linger_ms: u32,
+    /// The producer compresses.
+    #[arg(long)]
+    pub zstd: bool,
 }
 
 impl RunArgs {

@@ -167,7 +167,9 @@ async fn run_deliver(arguments: DeliverArgs) -> Result<bool, Failure> {
 
 async fn serve_bare(arguments: BareServerArgs) -> Result<bool, Failure> {
     let sink = match (arguments.brokers, arguments.topic) {
-        (Some(brokers), Some(topic)) => Some(bare::server::Sink { brokers, topic, linger_ms: arguments.linger_ms }),
+        (Some(brokers), Some(topic)) => {
+            Some(bare::server::Sink { brokers, topic, linger_ms: arguments.linger_ms, zstd: arguments.zstd })
+        }
         _ => None,
     };
     bare::server::run(sink).await?;
@@ -199,7 +201,7 @@ fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Fail
     let brokers = brokers.ok_or_else(|| {
         Failure::Usage("no broker found: start a system with `make up`, or give --brokers".to_owned())
     })?;
-    Ok(Loop::Produce { brokers, linger_ms: arguments.linger_ms })
+    Ok(Loop::Produce { brokers, linger_ms: arguments.linger_ms, zstd: arguments.zstd })
 }
 
 /// Worker threads of a bare loop: by default as many as the product has.

@@ -33,7 +33,7 @@ pub(crate) enum Loop {
     /// Parses the JSON and answers.
     Http,
     /// The same, and answers after Kafka has confirmed the record.
-    Produce { brokers: String, linger_ms: u32 },
+    Produce { brokers: String, linger_ms: u32, zstd: bool },
 }
 
 impl Loop {
@@ -41,7 +41,8 @@ impl Loop {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Http => "bare-http",
-            Self::Produce { .. } => "bare-produce",
+            Self::Produce { zstd: false, .. } => "bare-produce",
+            Self::Produce { zstd: true, .. } => "bare-produce-zstd",
         }
     }
 }
@@ -56,7 +57,7 @@ pub(crate) async fn run(
     let environment = RunEnvironment::detect();
     let topic = match bare {
         Loop::Http => None,
-        Loop::Produce { brokers, .. } => Some(topic::Topic::create(brokers).await?),
+        Loop::Produce { brokers, zstd, .. } => Some(topic::Topic::create(brokers, *zstd).await?),
     };
     let measured = measure(bare, topic.as_ref(), load, server_threads).await;
     // Also after a failure: a run leaves nothing on the broker.
@@ -99,8 +100,9 @@ async fn measure(
 async fn start(bare: &Loop, topic: Option<&str>, server_threads: usize) -> anyhow::Result<(Child, u16)> {
     let mut command = Command::new(std::env::current_exe().context("finding this binary")?);
     command.args(["bare-server", "--threads", &server_threads.to_string()]);
-    if let (Loop::Produce { brokers, linger_ms }, Some(topic)) = (bare, topic) {
+    if let (Loop::Produce { brokers, linger_ms, zstd }, Some(topic)) = (bare, topic) {
         command.args(["--brokers", brokers, "--topic", topic, "--linger-ms", &linger_ms.to_string()]);
+        command.args(zstd.then_some("--zstd"));
     }
     let mut child = command
         .stdin(Stdio::piped())

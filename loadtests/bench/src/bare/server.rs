@@ -28,6 +28,7 @@ pub(crate) struct Sink {
     pub brokers: String,
     pub topic: String,
     pub linger_ms: u32,
+    pub zstd: bool,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +70,11 @@ pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
 }
 
 fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
-    ClientConfig::new()
+    let mut config = ClientConfig::new();
+    if sink.zstd {
+        config.set("compression.type", "zstd").set("compression.level", "1");
+    }
+    config
         .set("bootstrap.servers", &sink.brokers)
         .set("acks", "all")
         .set("enable.idempotence", "true")

@@ -1,5 +1,5 @@
 //! A topic for one run of a bare loop, with the partitions and times of the product's log, which is deleted
-//! afterwards. It is not compressed, as a plain producer's is not.
+//! afterwards. It is not compressed, as a plain producer's is not, unless the loop is to do what the product does.
 
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ pub(super) struct Topic {
 
 impl Topic {
     /// Creates a topic with a unique name and as many partitions as the product's log.
-    pub(super) async fn create(brokers: &str) -> anyhow::Result<Self> {
+    pub(super) async fn create(brokers: &str, zstd: bool) -> anyhow::Result<Self> {
         let name = format!("bench.bare.{}", uuid::Uuid::now_v7());
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
         let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
             .set("message.timestamp.type", "LogAppendTime")
+            .set("compression.type", if zstd { "zstd" } else { "producer" })
             // If the topic is never deleted, its records expire.
             .set("retention.ms", "3600000");
         check(admin.create_topics([&topic], &options()).await, "creating the topic")?;
