@@ -18,7 +18,7 @@ use super::input::EndpointPatch;
 use super::store;
 use crate::delivery::tests::outbound_event;
 use crate::delivery::{Delivery, OutboundEvent, RowUpdate};
-use crate::retry::schedule::scale::{is_measured, many};
+use crate::retry::schedule::scale::{is_measured, many, unhurried};
 use crate::retry::schedule::{self, LeasedOutcome, NewRow, NextDue, OpenLimits, RetryOutcome, WaitsFor, Wanted};
 
 const FEW: i64 = 1_000;
@@ -77,6 +77,7 @@ impl Bench {
 
     /// Fills the crowded endpoint up to so many open deliveries. Half of them are due.
     async fn fill(&self, rows: i64) {
+        let mut connection = unhurried(&self.pool).await;
         sqlx::query(
             "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             log_epoch, log_partition, log_offset, state, attempts, due_at)
@@ -87,11 +88,11 @@ impl Bench {
         .bind(self.org_id.as_uuid())
         .bind(self.crowded.as_uuid())
         .bind(rows)
-        .execute(&self.pool)
+        .execute(&mut connection)
         .await
         .unwrap();
-        sqlx::query("UPDATE endpoint_queues SET first_due_at = '-infinity'").execute(&self.pool).await.unwrap();
-        sqlx::query("VACUUM ANALYZE delivery_schedule").execute(&self.pool).await.unwrap();
+        sqlx::query("UPDATE endpoint_queues SET first_due_at = '-infinity'").execute(&mut connection).await.unwrap();
+        sqlx::query("VACUUM ANALYZE delivery_schedule").execute(&mut connection).await.unwrap();
     }
 
     async fn change(&self, connection: &mut PgConnection, change: Change) {

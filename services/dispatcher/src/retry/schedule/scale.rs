@@ -31,8 +31,16 @@ pub(crate) fn is_measured() -> bool {
     std::env::var_os("CLAIM_ROWS").is_some()
 }
 
+/// A connection for statements that take as long as they do.
+pub(crate) async fn unhurried(pool: &PgPool) -> PgConnection {
+    let mut connection = pool.acquire().await.unwrap().detach();
+    sqlx::query("SET statement_timeout = 0").execute(&mut connection).await.unwrap();
+    connection
+}
+
 /// Fills the schedule up to so many rows, spread over the endpoints. One in ten is due.
 async fn fill(pool: &PgPool, endpoints: &[EndpointId], rows: i64) {
+    let mut connection = unhurried(pool).await;
     let ids: Vec<Uuid> = endpoints.iter().map(|endpoint| endpoint.as_uuid()).collect();
     sqlx::query(
         "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch,
@@ -44,7 +52,7 @@ async fn fill(pool: &PgPool, endpoints: &[EndpointId], rows: i64) {
     .bind(rows)
     .bind(ids)
     .bind(i64::try_from(ENDPOINTS).unwrap())
-    .execute(pool)
+    .execute(&mut connection)
     .await
     .unwrap();
     sqlx::query(
@@ -52,17 +60,17 @@ async fn fill(pool: &PgPool, endpoints: &[EndpointId], rows: i64) {
          SELECT log_partition, log_epoch, log_offset, org_id, repeat('x', 100) FROM delivery_schedule
          ON CONFLICT DO NOTHING",
     )
-    .execute(pool)
+    .execute(&mut connection)
     .await
     .unwrap();
     sqlx::query(
         "INSERT INTO endpoint_queues (endpoint_id, org_id, next_due_at)
          SELECT DISTINCT endpoint_id, org_id, now() FROM delivery_schedule ON CONFLICT DO NOTHING",
     )
-    .execute(pool)
+    .execute(&mut connection)
     .await
     .unwrap();
-    sqlx::query("VACUUM ANALYZE delivery_schedule, delivery_events").execute(pool).await.unwrap();
+    sqlx::query("VACUUM ANALYZE delivery_schedule, delivery_events").execute(&mut connection).await.unwrap();
 }
 
 /// What the claims of a connection have read: sequential scans, and rows through indexes.
