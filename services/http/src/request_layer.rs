@@ -200,8 +200,6 @@ fn add_headers(response: &mut Response, context: &RequestContext) {
     let mut time = String::with_capacity(12);
     let written = write!(time, "{}.{}ms", tenths / 10, tenths % 10);
     let headers = response.headers_mut();
-    // What this function and the rate limit add; growing step by step moves all headers each time.
-    headers.reserve(11);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // A shared cache before this server stores responses by URL, and would give them to other keys.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -236,7 +236,7 @@ impl Producer {
     /// # Errors
     /// [`PublishError`]: nothing was sent.
     pub fn submit(&self, record: &ProducerRecord<'_>) -> Result<Submitted<'_>, PublishError> {
-        self.series(record.topic, record.key, record.headers).submit(record.value)
+        self.series(record.topic, record.key, record.headers).submit_only(record.value)
     }
 
     /// Waits until everything in flight has its report, at most `deadline`. Blocking work, done on a blocking thread.

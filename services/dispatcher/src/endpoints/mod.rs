@@ -31,7 +31,6 @@ mod problems;
 pub(crate) mod purge;
 pub(crate) mod receiver_auth;
 mod rotation;
-#[cfg(test)]
 mod scale;
 pub(crate) mod secrets;
 pub(crate) mod store;

@@ -2,6 +2,7 @@
 //!
 //! `CLAIM_ROWS=1000000 cargo test -p dispatcher scale -- --nocapture` prints what they take beside that many rows, as
 //! `make scale` does. The test counts what PostgreSQL reads; only at such a size it asserts a time.
+#![cfg(test)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -19,7 +19,6 @@ mod lanes;
 mod outcomes;
 mod queues;
 mod replayed;
-#[cfg(test)]
 pub(crate) mod scale;
 mod scheduled;
 mod spill;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers as _, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use runtime::budget::Share;
 use tokio::sync::Semaphore;
@@ -18,7 +18,8 @@ pub struct Series<'p, 't> {
     producer: &'p Producer,
     topic: &'t str,
     key: Option<Box<[u8]>>,
-    headers: OwnedHeaders,
+    /// `None`: there are none.
+    headers: Option<OwnedHeaders>,
     /// About the bytes that a record without a value takes until its report.
     bytes: u64,
     /// Bounds the bytes of the key.
@@ -30,14 +31,15 @@ pub struct Series<'p, 't> {
 impl Producer {
     /// Records of one topic, key and set of headers. The partition follows from the key.
     pub fn series<'p, 't>(&'p self, topic: &'t str, key: Option<&[u8]>, headers: &[(&str, &[u8])]) -> Series<'p, 't> {
-        let owned = OwnedHeaders::new_with_capacity(headers.len());
         Series {
             producer: self,
             topic,
             key: key.map(Box::from),
-            headers: headers
-                .iter()
-                .fold(owned, |owned, (key, value)| owned.insert(Header { key, value: Some(*value) })),
+            headers: (!headers.is_empty()).then(|| {
+                headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |owned, (key, value)| {
+                    owned.insert(Header { key, value: Some(*value) })
+                })
+            }),
             bytes: in_flight::bytes_without_value(key, headers),
             share: self.shared.bytes_by_key.of(key.unwrap_or_default().into()),
             partition: key.and_then(|key| self.partition_of(topic, key)),
@@ -59,10 +61,23 @@ impl<'p> Series<'p, '_> {
     /// # Errors
     /// [`PublishError`]: nothing was sent.
     pub fn submit(&self, value: Option<&[u8]>) -> Result<Submitted<'p>, PublishError> {
+        self.submit_with(self.headers.clone(), value)
+    }
+
+    /// Hands the only record to the producer.
+    ///
+    /// # Errors
+    /// [`PublishError`]: nothing was sent.
+    pub(super) fn submit_only(mut self, value: Option<&[u8]>) -> Result<Submitted<'p>, PublishError> {
+        let headers = self.headers.take();
+        self.submit_with(headers, value)
+    }
+
+    fn submit_with(&self, headers: Option<OwnedHeaders>, value: Option<&[u8]>) -> Result<Submitted<'p>, PublishError> {
         let permits = self.acquire_permits()?;
         let length = value.map_or(0, <[u8]>::len) as u64;
         let bytes = self.share.take(self.bytes + length).map_err(|_| PublishError::Busy)?;
-        let (producer, report) = self.enqueue(value)?;
+        let (producer, report) = self.enqueue(headers, value)?;
         let report = PendingReport::new(report, bytes);
         let submitted_at = Instant::now();
         let deadline = submitted_at + self.producer.shared.settings.delivery_timeout;
@@ -78,37 +93,29 @@ impl<'p> Series<'p, '_> {
 
     /// Hands the record to the producer. A record that fails here was never queued, so it is not on the log. If the
     /// producer has failed for good, the new producer may take the record.
-    fn enqueue(&self, value: Option<&[u8]>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
+    fn enqueue(
+        &self,
+        headers: Option<OwnedHeaders>,
+        value: Option<&[u8]>,
+    ) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
+        let mut record = FutureRecord::<[u8], [u8]>::to(self.topic);
+        (record.key, record.payload, record.headers) = (self.key.as_deref(), value, headers);
         let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::Rejected(error.to_string()),
             _ => PublishError::Failed(error.to_string()),
         };
         let producer = self.producer.producer();
-        match self.send(&producer, value) {
+        // Not `send`: on a full queue that one sleeps 100 ms at a time on the request's path.
+        match producer.send_result(record) {
             Ok(report) => Ok((producer, report)),
-            Err(_) if producer.client().fatal_error().is_some() => {
+            Err((_, record)) if producer.client().fatal_error().is_some() => {
                 self.producer.replace_failed(&producer);
                 let producer = self.producer.producer();
-                let report = self.send(&producer, value).map_err(not_queued)?;
+                let report = producer.send_result(record).map_err(|(error, _record)| not_queued(error))?;
                 Ok((producer, report))
             }
-            Err(error) => Err(not_queued(error)),
+            Err((error, _record)) => Err(not_queued(error)),
         }
-    }
-
-    fn send(&self, producer: &FutureProducer, value: Option<&[u8]>) -> Result<DeliveryFuture, KafkaError> {
-        let mut message = FutureRecord::<[u8], [u8]>::to(self.topic);
-        if let Some(key) = &self.key {
-            message = message.key(key);
-        }
-        if let Some(value) = value {
-            message = message.payload(value);
-        }
-        if self.headers.count() > 0 {
-            message = message.headers(self.headers.clone());
-        }
-        // Not `send`: on a full queue that one sleeps 100 ms at a time on the request's path.
-        producer.send_result(message).map_err(|(error, _record)| error)
     }
 }

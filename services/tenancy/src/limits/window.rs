@@ -78,7 +78,14 @@ impl Window {
 
     /// Age in buckets and count of each bucket, newest first.
     fn ages(&self) -> impl Iterator<Item = (i64, u32)> + '_ {
-        (0..self.length()).map(|age| (age, self.counts[self.slot(self.newest.wrapping_sub(age))]))
+        (0..).zip(self.oldest_first().rev())
+    }
+
+    /// The count of each bucket.
+    fn oldest_first(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
+        // The oldest is behind the newest in the ring.
+        let (newer, older) = self.counts.split_at(self.slot(self.newest.wrapping_add(1)));
+        older.iter().chain(newer).copied()
     }
 
     /// Moves the window to the bucket of now; what is too old is dropped. Returns the bucket to add to.
@@ -170,10 +177,8 @@ impl Window {
         if fits(left) {
             return 0;
         }
-        // The oldest is behind the newest in the ring.
-        let (newer, older) = self.counts.split_at(self.slot(self.newest.wrapping_add(1)));
-        for (count, waited) in older.iter().chain(newer).zip(1_u32..) {
-            left -= u64::from(*count);
+        for (count, waited) in self.oldest_first().zip(1_u32..) {
+            left -= u64::from(count);
             if fits(left) {
                 return waited;
             }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use devstack::testing::eventually;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -139,16 +138,10 @@ async fn slow_readers_of_large_pages_take_little_memory() {
     .await;
 }
 
-/// How many connections this process can open beside what the other tests of it have open.
-fn connections() -> u64 {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    maximum.unwrap_or(u64::MAX).saturating_sub(1_000).min(10_000)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_take_little_memory() {
-    let count = connections();
+    // Some are of the other tests of this process.
+    let count = http_server::connections_that_fit(11_000) as u64 - 1_000;
     let system = System::shared().await;
     let (ingest, _materializer, api) = system.inbox_roles(&[("MAX_CONNECTIONS_PER_ADDRESS", "20000")]).await;
     let head = format!("GET /v1/endpoints HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n", api.key);

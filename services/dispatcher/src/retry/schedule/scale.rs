@@ -2,6 +2,7 @@
 //!
 //! `CLAIM_ROWS=5000000 cargo test -p dispatcher scale -- --nocapture` prints the time of claims at that size, as
 //! `make scale` does. The tests count what PostgreSQL reads, and compare no times.
+#![cfg(test)]
 
 use std::time::{Duration, Instant};
 
