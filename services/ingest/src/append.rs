@@ -20,7 +20,7 @@ use uuid::fmt::Hyphenated;
 use crate::admit::Admitted;
 use crate::dedup_cache::{CachedResponse, Reserved};
 use crate::hops::Hops;
-use crate::metrics::METRICS;
+use crate::metrics::{METRICS, Measured};
 use crate::reply::{self, Accepted, Outcome};
 use crate::state::IngestState;
 use crate::turn::Turn;
@@ -43,6 +43,8 @@ pub(crate) struct Appender<'a> {
 /// What is kept over the confirmed events of a request.
 struct Confirmed {
     tokens: StableTokens,
+    /// Added to the metrics with the last event.
+    measured: Measured,
     /// Partition and highest offset of those that are not noted for read-your-writes yet.
     unnoted: Option<(i32, i64)>,
 }
@@ -79,7 +81,7 @@ impl<'a> Appender<'a> {
         headers.extend(hops.record_header());
         let records = state.producer.series(&state.topic, Some(&org_id), &headers);
         let tokens = reply::position_tokens(&state.sealing, caller.org_id);
-        let confirmed = Mutex::new(Confirmed { tokens, unnoted: None });
+        let confirmed = Mutex::new(Confirmed { tokens, measured: Measured::default(), unnoted: None });
         Self { state, context, caller, kind, records, unconfirmed: OnceLock::new(), confirmed }
     }
 
@@ -170,23 +172,23 @@ impl<'a> Appender<'a> {
     /// Waits for the delivery report. It may be dropped and called again until it returns.
     pub(crate) async fn confirmed(&self, event: &mut SubmittedEvent<'_>) -> Result<Accepted, Problem> {
         let reported = event.record.report().await;
-        METRICS.append_seconds.observe(event.record.submitted_at().elapsed().as_secs_f64());
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.measured.append_seconds.observe(event.record.submitted_at().elapsed().as_secs_f64());
         let appended = reported.map_err(|error| self.problem_of(&error))?;
-        METRICS.accepted.inc();
+        confirmed.measured.accepted.inc();
         let (event_id, event_type) = (event.event_id, std::mem::take(&mut event.event_type));
         let (partition, offset) = (appended.partition, appended.offset);
         debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
-        let position = self.position(&appended);
+        let position = self.position(&mut confirmed, &appended);
         Ok(Accepted { event_id, event_type, accepted_at_ms: appended.timestamp_ms, position })
     }
 
     /// The position token; also keeps the offset for read-your-writes. `None` when Kafka did not report offset and
     /// append time: for a batch that the producer resent, Kafka may confirm that it has it without an offset.
-    fn position(&self, appended: &Appended) -> Option<String> {
+    fn position(&self, confirmed: &mut Confirmed, appended: &Appended) -> Option<String> {
         if appended.offset < 0 {
             return None;
         }
-        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut confirmed.unnoted {
             Some((partition, offset)) if *partition == appended.partition => *offset = appended.offset.max(*offset),
             // Partitions were added during the request.
@@ -200,8 +202,9 @@ impl<'a> Appender<'a> {
 
     /// Notes the confirmed events, so that a client that got the answer finds them in the inbox of this instance.
     pub(crate) fn note_written(&self) {
-        let unnoted = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).unnoted.take();
-        if let Some(last) = unnoted {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        confirmed.measured.add_to_metrics();
+        if let Some(last) = confirmed.unnoted.take() {
             self.note(last);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 use runtime::telemetry::metrics;
 
@@ -38,4 +39,29 @@ pub(crate) struct Metrics {
     pub(crate) refused: IntCounterVec,
     pub(crate) append_seconds: Histogram,
     pub(crate) lookups: IntCounterVec,
+}
+
+/// Measurements of the events of one request, which are added to the metrics together.
+pub(crate) struct Measured {
+    pub(crate) accepted: LocalIntCounter,
+    pub(crate) append_seconds: LocalHistogram,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self { accepted: METRICS.accepted.local(), append_seconds: METRICS.append_seconds.local() }
+    }
+}
+
+impl Measured {
+    pub(crate) fn add_to_metrics(&self) {
+        self.accepted.flush();
+        self.append_seconds.flush();
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        self.add_to_metrics();
+    }
 }

@@ -14,8 +14,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
-use runtime::budget::{Budget, KeyedShares};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use runtime::budget::{Budget, KeyedShares, Permit, Share};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
@@ -107,7 +106,8 @@ struct Shared {
     settings: ProducerSettings,
     /// Replaced after a fatal error, and when a topic was created again.
     current: RwLock<Arc<FutureProducer>>,
-    in_flight: Semaphore,
+    /// In all, and for each partition.
+    records: Budget,
     bytes_by_key: KeyedShares<Box<[u8]>>,
     /// Read at every record, written when partitions are learned.
     partitions: RwLock<HashMap<String, TopicBounds>>,
@@ -115,11 +115,8 @@ struct Shared {
 
 /// Bounds per partition of one topic; made when the topic is first written.
 struct TopicBounds {
-    partitions: Vec<Arc<Semaphore>>,
+    partitions: Vec<Share>,
 }
-
-/// The permits of one record.
-type Permits<'a> = (SemaphorePermit<'a>, Option<OwnedSemaphorePermit>);
 
 /// A record that was handed to the producer. Dropping it does not take the record back.
 pub struct Submitted<'a> {
@@ -129,7 +126,7 @@ pub struct Submitted<'a> {
     submitted_at: Instant,
     /// librdkafka looks for timed-out records once a second only; the budget is kept here.
     deadline: Instant,
-    _permits: Permits<'a>,
+    _place: Permit,
 }
 
 impl Submitted<'_> {
@@ -168,14 +165,15 @@ impl Producer {
     /// When a configured property does not exist or contradicts another.
     pub fn new(config: &KafkaConfig, settings: ProducerSettings) -> Result<Self, KafkaError> {
         let current = create(config, &settings)?;
-        let in_flight = Semaphore::new(settings.max_in_flight);
+        let (max_in_all, max_per_partition) = (settings.max_in_flight, settings.max_in_flight_per_partition);
+        let records = Budget::new("kafka_in_flight_records", max_in_all as u64, max_per_partition as u64);
         let (max_bytes, max_bytes_per_key) = (settings.max_in_flight_bytes, settings.max_in_flight_bytes_per_key);
         let bytes = Budget::new("kafka_in_flight_bytes", max_bytes, max_bytes_per_key);
         let shared = Shared {
             config: config.clone(),
             settings,
             current: RwLock::new(Arc::new(current)),
-            in_flight,
+            records,
             bytes_by_key: KeyedShares::new(bytes),
             partitions: RwLock::new(HashMap::new()),
         };
@@ -210,11 +208,10 @@ impl Producer {
         .await
         .map_err(|e| failed(e.to_string()))?
         .map_err(failed)?;
-        let bound = self.shared.settings.max_in_flight_per_partition;
         let mut topics = self.shared.partitions.write().unwrap_or_else(PoisonError::into_inner);
         let bounds = topics.entry(topic.to_owned()).or_insert_with(|| TopicBounds { partitions: Vec::new() });
-        // Grown, never replaced: permits that are out belong to the semaphores that gave them.
-        bounds.partitions.resize_with(count.max(bounds.partitions.len()), || Arc::new(Semaphore::new(bound)));
+        // Grown, never replaced: permits that are out belong to the shares that gave them.
+        bounds.partitions.resize_with(count.max(bounds.partitions.len()), || self.shared.records.share());
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 

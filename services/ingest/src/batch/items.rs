@@ -70,6 +70,12 @@ impl<'a> Items<'a> {
         self.results.count()
     }
 
+    /// That many items follow.
+    pub(super) fn expect(&mut self, items: usize) {
+        self.submitted.reserve(items);
+        self.results.expect(items);
+    }
+
     /// Checks the next item and starts to append it. `text`: the item as it is in the body.
     pub(super) async fn add(&mut self, text: &[u8], parsed: Result<NewEvent, Invalid>) {
         let index = self.results.reserve();

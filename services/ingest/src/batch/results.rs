@@ -2,16 +2,20 @@
 
 use std::borrow::Cow;
 
-use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use http_server::{Dialect, FieldError, Problem};
 use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;
+use tracing::error;
 use utoipa::ToSchema;
 
 use crate::reply::{ACCEPTED, Outcome, SAME_CONTENT, accepted_status, duplicate_problem};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// About what the result of an accepted event takes.
+const ACCEPTED_RESULT_BYTES: usize = 192;
 
 pub(super) struct Results {
     dialect: Dialect,
@@ -80,6 +84,11 @@ impl Results {
         self.items.len()
     }
 
+    /// That many items follow.
+    pub(super) fn expect(&mut self, items: usize) {
+        self.items.reserve(items);
+    }
+
     /// The index of the next item, whose result is set later.
     pub(super) fn reserve(&mut self) -> usize {
         let index = self.items.len();
@@ -146,7 +155,13 @@ impl Results {
         }
         let status = if self.accepted == self.items.len() { StatusCode::OK } else { StatusCode::MULTI_STATUS };
         let (accepted, duplicates, rejected) = (self.accepted, self.duplicates, self.rejected());
-        Ok((status, Json(BatchBody { results: &self.items, accepted, duplicates, rejected })).into_response())
+        let mut body = Vec::with_capacity(ACCEPTED_RESULT_BYTES * (self.items.len() + 1));
+        let results = BatchBody { results: &self.items, accepted, duplicates, rejected };
+        serde_json::to_writer(&mut body, &results).map_err(|error| {
+            error!(%error, "Results of a batch could not be written; answering 500");
+            Problem::internal()
+        })?;
+        Ok((status, [(header::CONTENT_TYPE, JSON)], body).into_response())
     }
 
     /// The answer to a batch that was not read to its end. Says how many events were accepted before.

@@ -6,11 +6,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use runtime::budget::Share;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::in_flight::{self, PendingReport};
-use super::{Permits, Producer, PublishError, Submitted};
+use super::{Producer, PublishError, Submitted};
 use crate::partition;
 
 /// Appends records that differ in their values only. What they have in common is looked up and converted once.
@@ -24,8 +23,8 @@ pub struct Series<'p, 't> {
     bytes: u64,
     /// Bounds the bytes of the key.
     share: Share,
-    /// Bounds the records of the partition, if that is known.
-    partition: Option<Arc<Semaphore>>,
+    /// Bounds the records of the partition, if that is known; else those of all.
+    records: Share,
 }
 
 impl Producer {
@@ -42,11 +41,13 @@ impl Producer {
             }),
             bytes: in_flight::bytes_without_value(key, headers),
             share: self.shared.bytes_by_key.of(key.unwrap_or_default().into()),
-            partition: key.and_then(|key| self.partition_of(topic, key)),
+            records: key
+                .and_then(|key| self.partition_of(topic, key))
+                .unwrap_or_else(|| self.shared.records.unbounded_share()),
         }
     }
 
-    fn partition_of(&self, topic: &str, key: &[u8]) -> Option<Arc<Semaphore>> {
+    fn partition_of(&self, topic: &str, key: &[u8]) -> Option<Share> {
         let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);
         let bounds = &topics.get(topic)?.partitions;
         let index = partition::of_key(key, i32::try_from(bounds.len()).ok()?);
@@ -74,21 +75,14 @@ impl<'p> Series<'p, '_> {
     }
 
     fn submit_with(&self, headers: Option<OwnedHeaders>, value: Option<&[u8]>) -> Result<Submitted<'p>, PublishError> {
-        let permits = self.acquire_permits()?;
+        let place = self.records.take(1).map_err(|_| PublishError::Busy)?;
         let length = value.map_or(0, <[u8]>::len) as u64;
         let bytes = self.share.take(self.bytes + length).map_err(|_| PublishError::Busy)?;
         let (producer, report) = self.enqueue(headers, value)?;
         let report = PendingReport::new(report, bytes);
         let submitted_at = Instant::now();
         let deadline = submitted_at + self.producer.shared.settings.delivery_timeout;
-        Ok(Submitted { owner: self.producer, producer, report, submitted_at, deadline, _permits: permits })
-    }
-
-    /// Takes a permit, and one of the partition if that is known. They are returned when dropped.
-    fn acquire_permits(&self) -> Result<Permits<'p>, PublishError> {
-        let permit = self.producer.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
-        let of_partition = self.partition.clone().map(Semaphore::try_acquire_owned).transpose();
-        Ok((permit, of_partition.map_err(|_| PublishError::Busy)?))
+        Ok(Submitted { owner: self.producer, producer, report, submitted_at, deadline, _place: place })
     }
 
     /// Hands the record to the producer. A record that fails here was never queued, so it is not on the log. If the
