@@ -82,7 +82,34 @@ pub enum DecodeError {
 /// # Errors
 /// [`EncodeError`] if the struct and the schema disagree.
 pub fn encode_event(event: &Event) -> Result<Vec<u8>, EncodeError> {
-    EVENT.encode(event, event.payload.len())
+    // By position, in the order of the schema: apache-avro takes less than half the time that it takes by name.
+    let Event {
+        org_id,
+        event_id,
+        event_type,
+        payload,
+        payload_encoding,
+        occurred_at,
+        source,
+        ordering_key,
+        metadata,
+        dedup,
+        traceparent,
+    } = event;
+    let fields = (
+        org_id,
+        event_id,
+        event_type,
+        payload,
+        payload_encoding,
+        occurred_at,
+        source,
+        ordering_key,
+        metadata,
+        dedup,
+        traceparent,
+    );
+    EVENT.encode(&fields, payload.len())
 }
 
 /// Encodes an acknowledgement with the newest schema.
