@@ -82,34 +82,22 @@ pub enum DecodeError {
 /// # Errors
 /// [`EncodeError`] if the struct and the schema disagree.
 pub fn encode_event(event: &Event) -> Result<Vec<u8>, EncodeError> {
-    // By position, in the order of the schema: apache-avro takes less than half the time that it takes by name.
-    let Event {
-        org_id,
-        event_id,
-        event_type,
-        payload,
-        payload_encoding,
-        occurred_at,
-        source,
-        ordering_key,
-        metadata,
-        dedup,
-        traceparent,
-    } = event;
+    // By position, in the order of the schema: apache-avro takes less than half the time that it takes by name, and
+    // refuses another number of fields.
     let fields = (
-        org_id,
-        event_id,
-        event_type,
-        payload,
-        payload_encoding,
-        occurred_at,
-        source,
-        ordering_key,
-        metadata,
-        dedup,
-        traceparent,
+        &event.org_id,
+        &event.event_id,
+        &event.event_type,
+        &event.payload,
+        &event.payload_encoding,
+        &event.occurred_at,
+        &event.source,
+        &event.ordering_key,
+        &event.metadata,
+        &event.dedup,
+        &event.traceparent,
     );
-    EVENT.encode(&fields, payload.len())
+    EVENT.encode(&fields, event.payload.len())
 }
 
 /// Encodes an acknowledgement with the newest schema.

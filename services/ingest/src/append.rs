@@ -202,9 +202,12 @@ impl<'a> Appender<'a> {
 
     /// Notes the confirmed events, so that a client that got the answer finds them in the inbox of this instance.
     pub(crate) fn note_written(&self) {
-        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        confirmed.measured.add_to_metrics();
-        if let Some(last) = confirmed.unnoted.take() {
+        let unnoted = {
+            let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+            confirmed.measured.add_to_metrics();
+            confirmed.unnoted.take()
+        };
+        if let Some(last) = unnoted {
             self.note(last);
         }
     }

@@ -150,7 +150,7 @@ async fn read_array(items: &mut Items<'_>, caller: &Caller, form: BatchForm, bod
     let framed = if form == BatchForm::CloudEvents { batch::array(body) } else { batch::events(body) };
     let framed = framed.map_err(|invalid| admit::problem_of(invalid, "invalid_request"))?;
     count(caller, 0, framed.len()).await?;
-    items.expect(framed.len());
+    items.make_room_for(framed.len());
     for item in framed {
         let text = item.text();
         if text.len() > EVENT_BODY_BYTES { items.too_large() } else { items.add(text.as_bytes(), item.parse()).await }
@@ -178,7 +178,7 @@ async fn add_lines(items: &mut Items<'_>, caller: &Caller, mut lines: Vec<Line<'
     // The events up to the largest number are accepted: those before were accepted when this one arrived.
     lines.truncate(MAX_BATCH_EVENTS - items.count());
     count(caller, items.count(), lines.len()).await?;
-    items.expect(lines.len());
+    items.make_room_for(lines.len());
     for line in lines {
         match line {
             Line::Text(text) => items.add(&text, event_json::parse(&text)).await,

@@ -71,9 +71,9 @@ impl<'a> Items<'a> {
     }
 
     /// That many items follow.
-    pub(super) fn expect(&mut self, items: usize) {
+    pub(super) fn make_room_for(&mut self, items: usize) {
         self.submitted.reserve(items);
-        self.results.expect(items);
+        self.results.make_room_for(items);
     }
 
     /// Checks the next item and starts to append it. `text`: the item as it is in the body.

@@ -85,7 +85,7 @@ impl Results {
     }
 
     /// That many items follow.
-    pub(super) fn expect(&mut self, items: usize) {
+    pub(super) fn make_room_for(&mut self, items: usize) {
         self.items.reserve(items);
     }
 
