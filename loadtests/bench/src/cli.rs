@@ -13,6 +13,7 @@ pub(crate) use self::load::LoadArgs;
 use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
 use crate::scenario::{Compared, Scenario, Thresholds};
+use crate::suite::Step;
 
 /// Measures Triggers under load, counts the stored events, and compares with bare loops.
 #[derive(Parser)]
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     Pair(PairArgs),
     /// Start processes of the role ingest and put each rate limit under load.
     Limits(LimitsArgs),
+    /// Start a system, and report the CPU of an event by component, beside the bare pipeline.
+    Cost(CostArgs),
+    /// Start a system, and print every figure of the table of targets beside its bare loop; keep them for this commit.
+    All(AllArgs),
+    /// Name what changed between the results of two commits by more than the noise; exit code 1 if something got worse.
+    Compare(CompareArgs),
     /// Deliver webhooks to receivers in this process; count what arrives, and when.
     Deliver(DeliverArgs),
     /// Run the product with rate limits on and off in turns; report CPU and latency of both.
@@ -42,6 +49,9 @@ pub(crate) enum Command {
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),
+    /// The second process of the bare pipeline; started by `bare` and `cost`.
+    #[command(hide = true)]
+    BareWriter(BareWriterArgs),
     /// The process of the bare client of webhooks; started by `deliver`.
     #[command(hide = true)]
     BareSender(BareSenderArgs),
@@ -54,6 +64,59 @@ pub(crate) enum BareCommand {
     Http(BareHttpArgs),
     /// The same, and one Kafka producer with acks from all replicas.
     Produce(BareProduceArgs),
+    /// The same, and a second process that writes the records into the product's own tables; starts its own servers.
+    Pipeline(BarePipelineArgs),
+    /// Writes rows into the product's own tables, without a log; starts its own servers.
+    Upsert(BareUpsertArgs),
+    /// Signs and posts webhooks, without a log.
+    Post(BarePostArgs),
+}
+
+/// The binary of the product.
+#[derive(Args, Clone)]
+pub(crate) struct ProgramArgs {
+    /// The program `triggers`.
+    #[arg(long, default_value = "target/release/triggers")]
+    pub triggers: PathBuf,
+}
+
+/// `bare pipeline`.
+#[derive(Args)]
+pub(crate) struct BarePipelineArgs {
+    /// The program, which creates the tables.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// The producer.
+    #[command(flatten)]
+    pub producer: LoopArgs,
+}
+
+/// `bare upsert`.
+#[derive(Args)]
+pub(crate) struct BareUpsertArgs {
+    /// The program, which creates the tables.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+    /// The load: duration, organizations and size of the payload.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// `bare post`.
+#[derive(Args)]
+pub(crate) struct BarePostArgs {
+    /// Requests in flight.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub in_flight: u16,
+    /// How long a receiver takes to answer.
+    #[arg(long, default_value = "0ms", value_parser = duration)]
+    pub answer_after: Duration,
+    /// The load: duration, organizations (receivers) and size of the payload.
+    #[command(flatten)]
+    pub load: LoadArgs,
 }
 
 /// The system under load.
@@ -150,6 +213,14 @@ pub(crate) struct ProducerArgs {
     /// Bootstrap servers [default: from dev.json].
     #[arg(long)]
     pub brokers: Option<String>,
+    /// How it produces.
+    #[command(flatten)]
+    pub options: LoopArgs,
+}
+
+/// How a bare loop produces.
+#[derive(Args, Clone)]
+pub(crate) struct LoopArgs {
     /// Linger of the producer, in milliseconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub linger_ms: u32,
@@ -180,6 +251,67 @@ pub(crate) struct PairArgs {
     /// The bare loop's producer.
     #[command(flatten)]
     pub producer: ProducerArgs,
+}
+
+/// `all`.
+#[derive(Args)]
+pub(crate) struct AllArgs {
+    /// The program, of which every role is started.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+    /// Steps, one after the other [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub steps: Vec<Step>,
+    /// Number of runs of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub rounds: u8,
+    /// Load before the first measured run, in which Kafka's JVM compiles.
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub warm_up: Duration,
+    /// An environment variable of the product, NAME=VALUE.
+    #[arg(long = "set", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+    /// The load of every step, but its rate: 20 s after a ramp of 5 s, unless options say so.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// `compare`.
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    /// Commit whose results are kept, or a file of results.
+    pub before: String,
+    /// The same.
+    pub after: String,
+}
+
+/// `cost`.
+#[derive(Args)]
+pub(crate) struct CostArgs {
+    /// The program, of which every role is started.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+    /// Rates per second, one after the other; 0: the closed loop.
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,0")]
+    pub rates: Vec<u64>,
+    /// Number of runs of each side at each rate.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub rounds: u8,
+    /// Load before the first measured run, in which Kafka's JVM compiles.
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub warm_up: Duration,
+    /// Run the product only.
+    #[arg(long)]
+    pub no_bare: bool,
+    /// An environment variable of the product, NAME=VALUE.
+    #[arg(long = "set", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// The bare loop's producer.
+    #[command(flatten)]
+    pub producer: LoopArgs,
 }
 
 /// `limits`.
@@ -297,6 +429,17 @@ pub(crate) struct BareSenderArgs {
     pub seconds: u64,
 }
 
+/// `bare-writer`.
+#[derive(Args)]
+pub(crate) struct BareWriterArgs {
+    /// Bootstrap servers.
+    #[arg(long)]
+    pub brokers: String,
+    /// Topic to read.
+    #[arg(long)]
+    pub topic: String,
+}
+
 /// `bare-server`.
 #[derive(Args)]
 pub(crate) struct BareServerArgs {
@@ -315,6 +458,9 @@ pub(crate) struct BareServerArgs {
     /// The producer compresses.
     #[arg(long)]
     pub zstd: bool,
+    /// Records have what the writer of the pipeline needs.
+    #[arg(long)]
+    pub pipeline: bool,
 }
 
 impl RunArgs {
@@ -337,6 +483,11 @@ impl RunArgs {
         let closed = if self.load.closed { "closed" } else { self.scenario.name() };
         format!("{closed}{}", if self.load.keyed { "-keyed" } else { "" })
     }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn component(text: &str) -> Result<Component, String> {

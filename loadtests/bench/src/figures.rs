@@ -40,6 +40,11 @@ pub(crate) struct Figures {
     pub outcomes: BTreeMap<String, u64>,
     /// Use of resources in the measured part. That of the generator includes the polling for visibility.
     pub components: BTreeMap<String, ComponentFigures>,
+    /// CPU of each accepted event, microseconds: from the first request until every event was applied, or until the
+    /// last reply if nothing applies them. That of the generator includes the polling for visibility.
+    pub cpu_us_per_event: BTreeMap<String, f64>,
+    /// From the last reply until every event was applied; none if it is not known.
+    pub applied_after_ms: Option<f64>,
     /// Time from success to visible; none without a database.
     pub visibility: Option<Visibility>,
     /// Comparison of accepted and stored events; none without an inbox.
@@ -115,6 +120,8 @@ impl Figures {
             send_delay: Latency::of(&recorder.send_delay),
             outcomes: recorder.all.iter().map(|(outcome, count)| (outcome.name(), *count)).collect(),
             components: components(&session.rows),
+            cpu_us_per_event: BTreeMap::new(),
+            applied_after_ms: None,
             visibility: None,
             inbox: None,
             log: None,

@@ -8,15 +8,19 @@
 //! Exit codes: 0 all thresholds met, 1 a missed threshold or a failure, 2 wrong usage.
 
 mod bare;
+mod catchup;
 mod cli;
+mod compare;
 mod connection;
 mod control_client;
+mod cost;
 mod deliver;
 mod figures;
 mod generator;
 mod inbox_check;
 mod inbox_reader;
 mod instance;
+mod lag;
 mod limit_cost;
 mod limits;
 mod log_count;
@@ -27,27 +31,34 @@ mod product;
 mod recorder;
 mod report;
 mod request;
+mod results;
 mod scenario;
 mod schedule;
 mod session;
+mod spread;
+mod suite;
+mod system;
 mod target;
 mod visibility;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use loadkit::Failure;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::bare::Loop;
+use crate::bare::{Loop, Produce};
 use crate::cli::{
-    BareCommand, BareServerArgs, Cli, Command, DeliverArgs, LimitCostArgs, LoadArgs, PairArgs, ProducerArgs, RunArgs,
-    SystemArgs,
+    AllArgs, BareCommand, BarePipelineArgs, BarePostArgs, BareServerArgs, BareUpsertArgs, Cli, Command, CostArgs,
+    DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs,
 };
 use crate::deliver::endpoints::EndpointOptions;
 use crate::scenario::{Load, Thresholds};
+use crate::suite::Step;
+use crate::system::System;
 use crate::target::{DevFile, Target};
 
 fn main() -> ExitCode {
@@ -94,13 +105,22 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::Bare(BareCommand::Produce(arguments)) => {
             let bare =
                 produce(&arguments.producer, DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers))?;
-            run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
+            run_bare(&bare, &arguments.load, arguments.producer.options.server_threads).await
         }
+        Command::Bare(BareCommand::Pipeline(arguments)) => run_pipeline(arguments).await,
+        Command::Bare(BareCommand::Upsert(arguments)) => run_upsert(arguments).await,
+        Command::Bare(BareCommand::Post(arguments)) => run_post(arguments).await,
+        Command::Cost(arguments) => run_cost(arguments).await,
+        Command::All(arguments) => run_all(arguments).await,
+        Command::Compare(arguments) => compare::run(&arguments.before, &arguments.after),
         Command::Pair(arguments) => run_pair(arguments).await,
         Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
         Command::LimitCost(arguments) => run_limit_cost(arguments).await,
         Command::Deliver(arguments) => run_deliver(arguments).await,
         Command::BareServer(arguments) => serve_bare(arguments).await,
+        Command::BareWriter(arguments) => {
+            Ok(bare::writer::run(&arguments.brokers, &arguments.topic).await.map(|()| true)?)
+        }
         Command::BareSender(arguments) => Ok(deliver::bare::send(arguments).await.map(|()| true)?),
     }
 }
@@ -119,6 +139,69 @@ async fn run_bare(bare: &Loop, arguments: &LoadArgs, server_threads: Option<u8>)
     publish(&report::folder(arguments.out.as_deref(), bare.name()), &report)
 }
 
+async fn run_pipeline(arguments: BarePipelineArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_bare()?;
+    let system = System::start(&arguments.program.triggers, &[]).await?;
+    let brokers = system.target.kafka_brokers.clone().unwrap_or_default();
+    let database_url = system.target.database_url.clone().unwrap_or_default();
+    let bare = Loop::Pipeline { produce: producer_of(&arguments.producer, brokers), database_url };
+    let report = bare::run(&bare, load, &Thresholds::none(), threads(arguments.producer.server_threads)).await;
+    system.stop().await;
+    publish(&report::folder(arguments.load.out.as_deref(), bare.name()), &report?)
+}
+
+async fn run_upsert(arguments: BareUpsertArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_bare()?;
+    let system = System::start(&arguments.program.triggers, &[]).await?;
+    let database_url = system.target.database_url.clone().unwrap_or_default();
+    let upserts = bare::upsert::run(&database_url, load.organizations, load.payload_bytes, load.measured).await;
+    system.stop().await;
+    let upserts = upserts?;
+    println!("{:.0} rows/s, {:.1} us of PostgreSQL's CPU for each", upserts.rows_per_second, upserts.postgres_us);
+    report::write_json(&report::folder(arguments.load.out.as_deref(), "bare-upsert"), &upserts)?;
+    Ok(true)
+}
+
+async fn run_post(arguments: BarePostArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_bare()?;
+    let post = deliver::bare::run_alone(&load, arguments.in_flight, arguments.answer_after).await?;
+    report::write_json(&report::folder(arguments.load.out.as_deref(), "bare-post"), &post)?;
+    Ok(true)
+}
+
+async fn run_cost(arguments: CostArgs) -> Result<bool, Failure> {
+    let options = cost::Options {
+        loads: arguments.load.of_rates(&arguments.rates)?,
+        program: arguments.program.triggers,
+        rounds: usize::from(arguments.rounds),
+        with_bare: !arguments.no_bare,
+        settings: arguments.settings,
+        linger_ms: arguments.producer.linger_ms,
+        zstd: arguments.producer.zstd,
+        server_threads: threads(arguments.producer.server_threads),
+        warm_up: arguments.warm_up,
+        settle: cost::SETTLE,
+    };
+    cost::run(&options, &report::folder(arguments.load.out.as_deref(), "cost")).await
+}
+
+async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
+    let (ramp, measured) = (arguments.load.ramp, arguments.load.duration);
+    let steps = if arguments.steps.is_empty() { Step::value_variants().to_vec() } else { arguments.steps };
+    let options = suite::Options {
+        program: arguments.program.triggers,
+        settings: arguments.settings,
+        steps,
+        rounds: usize::from(arguments.rounds),
+        load: arguments.load.of_bare()?,
+        warm_up: arguments.warm_up,
+        ramp: ramp.unwrap_or(Duration::from_secs(5)),
+        measured: measured.unwrap_or(Duration::from_secs(20)),
+        server_threads: threads(None),
+    };
+    suite::run(&options, &report::folder(arguments.load.out.as_deref(), "all")).await
+}
+
 async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
     let load = arguments.load.of_pair(arguments.scenario)?;
     let name = format!("{}-product", arguments.scenario.name());
@@ -130,7 +213,7 @@ async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
         rounds: usize::from(arguments.rounds),
         load,
         bare: produce(&arguments.producer, target.kafka_brokers.clone())?,
-        server_threads: threads(arguments.producer.server_threads),
+        server_threads: threads(arguments.producer.options.server_threads),
         options,
     };
     pair::run(&target, &pair, &folder).await
@@ -168,7 +251,8 @@ async fn run_deliver(arguments: DeliverArgs) -> Result<bool, Failure> {
 async fn serve_bare(arguments: BareServerArgs) -> Result<bool, Failure> {
     let sink = match (arguments.brokers, arguments.topic) {
         (Some(brokers), Some(topic)) => {
-            Some(bare::server::Sink { brokers, topic, linger_ms: arguments.linger_ms, zstd: arguments.zstd })
+            let (linger_ms, zstd, pipeline) = (arguments.linger_ms, arguments.zstd, arguments.pipeline);
+            Some(bare::server::Sink { brokers, topic, linger_ms, zstd, pipeline })
         }
         _ => None,
     };
@@ -201,7 +285,11 @@ fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Fail
     let brokers = brokers.ok_or_else(|| {
         Failure::Usage("no broker found: start a system with `make up`, or give --brokers".to_owned())
     })?;
-    Ok(Loop::Produce { brokers, linger_ms: arguments.linger_ms, zstd: arguments.zstd })
+    Ok(Loop::Produce(producer_of(&arguments.options, brokers)))
+}
+
+fn producer_of(arguments: &LoopArgs, brokers: String) -> Produce {
+    Produce { brokers, linger_ms: arguments.linger_ms, zstd: arguments.zstd }
 }
 
 /// Worker threads of a bare loop: by default as many as the product has.

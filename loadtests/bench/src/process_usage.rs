@@ -19,6 +19,34 @@ pub(crate) struct Component {
     pub pid: u32,
 }
 
+impl Component {
+    pub(crate) fn new(name: &str, pid: u32) -> Self {
+        Self { name: name.to_owned(), pid }
+    }
+}
+
+/// The CPU time that components use from its start on.
+pub(crate) struct CpuMeter {
+    components: Vec<Component>,
+    before: BTreeMap<String, Usage>,
+}
+
+impl CpuMeter {
+    pub(crate) fn start(components: &[Component]) -> Self {
+        Self { components: components.to_vec(), before: usage(components) }
+    }
+
+    /// Microseconds of CPU by component, for each of `events`.
+    pub(crate) fn micros_per_event(&self, events: u64) -> BTreeMap<String, f64> {
+        let per_event = |(name, now): (String, Usage)| {
+            let before = self.before.get(&name).map_or(0.0, |before| before.cpu_seconds);
+            let micros = (now.cpu_seconds - before).max(0.0) * 1_000_000.0 / events.max(1) as f64;
+            (name, micros)
+        };
+        usage(&self.components).into_iter().map(per_event).collect()
+    }
+}
+
 /// Resources of a component.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct Usage {

@@ -11,9 +11,11 @@ use crate::control_client::ControlClient;
 use crate::figures::Figures;
 use crate::generator::{Generator, Watch};
 use crate::inbox_reader::{self, Expected};
+use crate::lag::LagReader;
 use crate::log_count::{LogCount, end_of_log};
 use crate::organizations;
-use crate::process_usage::{Component, listener};
+use crate::process_usage::{Component, CpuMeter, listener};
+use crate::recorder::RequestOutcome;
 use crate::report::Report;
 use crate::request::Requests;
 use crate::scenario::{Load, Pace, Thresholds};
@@ -52,10 +54,20 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let (watch, visibility) = start_watcher(target, &load, &organizations.list, options.settle).await?;
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
     let requests = Requests::new(&target.address, &organizations.list, &load, &run_tag);
+    let components = components(target, &options.components);
+    let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
-    let session = session::watch(generator, &load, &components(target, &options.components)).await?;
+    let session = session::watch(generator, &load, &components).await?;
 
     let mut figures = Figures::of(&load, &session);
+    let last_reply = Instant::now();
+    match wait_until_applied(target, last_reply + options.settle).await {
+        Ok(Some(0)) => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
+        Ok(Some(left)) => figures.measurement_errors.push(format!("{left} records were not applied to the view")),
+        Ok(None) => {}
+        Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+    }
+    figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     if let Some(visibility) = visibility {
         match visibility.await.context("watching the view").flatten() {
             Ok(seen) => figures.visibility = Some(seen),
@@ -93,9 +105,12 @@ async fn run_batches(
     let before = end_of_log(brokers).await?;
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
     let requests = Requests::new(&target.address, &organizations, &load, &run_tag);
+    let components = components(target, &options.components);
+    let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
-    let session = session::watch(generator, &load, &components(target, &options.components)).await?;
+    let session = session::watch(generator, &load, &components).await?;
     let mut figures = Figures::of(&load, &session);
+    figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     match end_of_log(brokers).await {
         Ok(after) => figures.log = Some(LogCount::new(&load, &session.recorder, before, after)),
         Err(error) => figures.measurement_errors.push(format!("{error:#}")),
@@ -103,6 +118,28 @@ async fn run_batches(
     let checks = figures.check(&options.thresholds);
     let passed = checks.iter().all(|check| check.passed);
     Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })
+}
+
+fn accepted_events(session: &session::Session, load: &Load) -> u64 {
+    session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0) * load.batch_events as u64
+}
+
+/// Waits until the view has all records of the log. Returns how many it lacks at `until`; none without a database and a
+/// broker.
+async fn wait_until_applied(target: &Target, until: Instant) -> anyhow::Result<Option<u64>> {
+    let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else { return Ok(None) };
+    let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
+    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
+    lag.wait_until_applied(until).await.map(Some)
+}
+
+/// Every how many accepted events one is sampled for visibility.
+pub(crate) fn sample_every(load: &Load) -> u64 {
+    let every = match load.pace {
+        Pace::Open(schedule) => schedule.rate_at(schedule.ramp()) / SAMPLES_PER_SECOND,
+        Pace::Closed { .. } => 100,
+    };
+    every.max(1)
 }
 
 type VisibilityTask = tokio::task::JoinHandle<anyhow::Result<Visibility>>;
@@ -120,11 +157,7 @@ async fn start_watcher(
     let ids = organizations.iter().map(|organization| organization.id).collect();
     let watcher = Watcher::connect(database_url, ids, settle).await?;
     let (sender, receiver) = mpsc::channel(MAX_OPEN);
-    let every = match load.pace {
-        Pace::Open(schedule) => schedule.rate_at(schedule.ramp()) / SAMPLES_PER_SECOND,
-        Pace::Closed { .. } => 100,
-    };
-    Ok((Some(Watch { every: every.max(1), sender }), Some(tokio::spawn(watcher.run(receiver)))))
+    Ok((Some(Watch { every: sample_every(load), sender }), Some(tokio::spawn(watcher.run(receiver)))))
 }
 
 /// The components that are found by their ports or given on the command line.
@@ -137,10 +170,11 @@ pub(crate) fn components(target: &Target, named: &[Component]) -> Vec<Component>
         ("postgres", target.database_url.as_deref().and_then(port_of)),
     ];
     for (name, port) in ports {
-        if components.iter().any(|component| component.name == name) {
+        let pid = port.and_then(listener);
+        if components.iter().any(|component| component.name == name || Some(component.pid) == pid) {
             continue;
         }
-        match port.and_then(listener) {
+        match pid {
             Some(pid) => components.push(Component { name: name.to_owned(), pid }),
             None => eprintln!(
                 "no process found for {name}: its CPU and memory are not measured (--pid {name}=PID names it)"

@@ -52,10 +52,15 @@ pub(crate) fn write_json(folder: &Path, value: &impl Serialize) -> anyhow::Resul
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
+/// Writes both files into `folder`.
+pub(crate) fn write(folder: &Path, report: &Report) -> anyhow::Result<()> {
+    write_json(folder, report)?;
+    write_series(folder, "series.csv", &report.rows)
+}
+
 /// Writes both files into `folder` and prints the summary.
 pub(crate) fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
-    write_json(folder, report)?;
-    write_series(folder, "series.csv", &report.rows)?;
+    write(folder, report)?;
     print!("{}", summary(report));
     println!("report in {}", folder.display());
     Ok(())

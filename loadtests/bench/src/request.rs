@@ -8,6 +8,8 @@ use crate::target::Address;
 
 /// Width of the number in the body; fixed, so that `content-length` never changes.
 const DIGITS: usize = 12;
+/// Start of every payload, up to the number.
+const ORDER: &str = "{\"order\":\"";
 /// Event type of every event of a load run.
 pub(crate) const EVENT_TYPE: &str = "load.order.created";
 
@@ -86,6 +88,23 @@ fn batch(event: &[u8], offsets: &[usize], events: usize) -> (Vec<u8>, Vec<Vec<us
     (body, all)
 }
 
+/// A payload of this size: the JSON text of an order, whose number is zero.
+pub(crate) fn payload(payload_bytes: usize) -> String {
+    // Some structure, because a parser has work with a real event too, and a filler for the exact length.
+    let mut text = format!("{ORDER}{}\",\"lines\":[", "0".repeat(DIGITS));
+    let closing = "],\"note\":\"\"}".len();
+    let line = "{\"sku\":\"A-1001\",\"quantity\":2,\"price\":\"19.90\"}";
+    while text.len() + line.len() + 1 + closing <= payload_bytes {
+        if !text.ends_with('[') {
+            text.push(',');
+        }
+        text.push_str(line);
+    }
+    let filler = payload_bytes.saturating_sub(text.len() + closing);
+    text.push_str(&format!("],\"note\":\"{}\"}}", "x".repeat(filler)));
+    text
+}
+
 /// The JSON text of an event, and the offsets of the number in it.
 fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
     let zeros = "0".repeat(DIGITS);
@@ -96,21 +115,10 @@ fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>)
         number_offsets.push(body.len());
         body.push_str(&format!("{zeros}\","));
     }
-    body.push_str("\"payload\":{\"order\":\"");
-    number_offsets.push(body.len());
-    // Some structure, because a parser has work with a real event too, and a filler for the exact length.
-    let mut rest = format!("{zeros}\",\"lines\":[");
-    let opened = "{\"order\":\"".len();
-    let closing = "],\"note\":\"\"}".len();
-    let line = "{\"sku\":\"A-1001\",\"quantity\":2,\"price\":\"19.90\"}";
-    while opened + rest.len() + line.len() + 1 + closing <= payload_bytes {
-        if !rest.ends_with('[') {
-            rest.push(',');
-        }
-        rest.push_str(line);
-    }
-    let filler = payload_bytes.saturating_sub(opened + rest.len() + closing);
-    body.push_str(&format!("{rest}],\"note\":\"{}\"}}}}", "x".repeat(filler)));
+    body.push_str("\"payload\":");
+    number_offsets.push(body.len() + ORDER.len());
+    body.push_str(&payload(payload_bytes));
+    body.push('}');
     (body.into_bytes(), number_offsets)
 }
 

@@ -1,39 +1,56 @@
 //! Bare loops: minimal servers that are measured by the same generator, for comparison with the product.
 //!
-//! The loop is a separate process of this binary, so that its CPU is not counted for the generator. Its request handler
-//! is in `server`, its topic in `topic`.
+//! Each loop is a process of this binary, so that its CPU is not counted for the generator. The request handler is in
+//! `server`, the topic in `topic`. The pipeline has a second process, `writer`, whose rows are in `rows`. `upsert`
+//! writes such rows without a log.
 
+mod process;
+mod rows;
 pub(crate) mod server;
 mod topic;
+pub(crate) mod upsert;
+pub(crate) mod writer;
 
-use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use loadkit::{Failure, RunEnvironment};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use uuid::Uuid;
+use tokio::sync::mpsc;
 
 use crate::figures::Figures;
-use crate::generator::Generator;
+use crate::generator::{Generator, Watch};
+use crate::lag::LagReader;
 use crate::organizations::Organization;
-use crate::process_usage::{Component, listener};
+use crate::process_usage::{Component, CpuMeter, listener};
+use crate::product::sample_every;
+use crate::recorder::RequestOutcome;
 use crate::report::Report;
 use crate::request::Requests;
 use crate::scenario::{Load, Thresholds};
 use crate::session;
 use crate::target::{Address, port_of};
+use crate::visibility::{MAX_OPEN, Watcher};
+use process::Loops;
 
-/// Timeout for the start of the process.
-const START_BUDGET: Duration = Duration::from_secs(20);
+/// How long accepted events may take to be written after the last reply.
+const SETTLE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone)]
 pub(crate) enum Loop {
     /// Parses the JSON and answers.
     Http,
     /// The same, and answers after Kafka has confirmed the record.
-    Produce { brokers: String, linger_ms: u32, zstd: bool },
+    Produce(Produce),
+    /// The same, and a second process writes the records into the product's own tables.
+    Pipeline { produce: Produce, database_url: String },
+}
+
+/// The producer of a bare loop.
+#[derive(Debug, Clone)]
+pub(crate) struct Produce {
+    pub brokers: String,
+    pub linger_ms: u32,
+    pub zstd: bool,
 }
 
 impl Loop {
@@ -41,8 +58,24 @@ impl Loop {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Http => "bare-http",
-            Self::Produce { zstd: false, .. } => "bare-produce",
-            Self::Produce { zstd: true, .. } => "bare-produce-zstd",
+            Self::Produce(Produce { zstd: false, .. }) => "bare-produce",
+            Self::Produce(Produce { zstd: true, .. }) => "bare-produce-zstd",
+            Self::Pipeline { produce: Produce { zstd: false, .. }, .. } => "bare-pipeline",
+            Self::Pipeline { produce: Produce { zstd: true, .. }, .. } => "bare-pipeline-zstd",
+        }
+    }
+
+    fn produce(&self) -> Option<&Produce> {
+        match self {
+            Self::Http => None,
+            Self::Produce(produce) | Self::Pipeline { produce, .. } => Some(produce),
+        }
+    }
+
+    fn database_url(&self) -> Option<&str> {
+        match self {
+            Self::Http | Self::Produce(_) => None,
+            Self::Pipeline { database_url, .. } => Some(database_url),
         }
     }
 }
@@ -55,9 +88,9 @@ pub(crate) async fn run(
     server_threads: usize,
 ) -> Result<Report, Failure> {
     let environment = RunEnvironment::detect();
-    let topic = match bare {
-        Loop::Http => None,
-        Loop::Produce { brokers, zstd, .. } => Some(topic::Topic::create(brokers, *zstd).await?),
+    let topic = match bare.produce() {
+        None => None,
+        Some(produce) => Some(topic::Topic::create(&produce.brokers, produce.zstd).await?),
     };
     let measured = measure(bare, topic.as_ref(), load, server_threads).await;
     // Also after a failure: a run leaves nothing on the broker.
@@ -76,46 +109,54 @@ async fn measure(
     load: Load,
     server_threads: usize,
 ) -> anyhow::Result<(Figures, Vec<session::Row>)> {
-    let (mut child, port) = start(bare, topic.map(|topic| topic.name.as_str()), server_threads).await?;
-    let mut components = vec![Component { name: "generator".to_owned(), pid: std::process::id() }];
-    components.extend(child.id().map(|pid| Component { name: "server".to_owned(), pid }));
-    if let Loop::Produce { brokers, .. } = bare
-        && let Some(pid) = port_of(brokers).and_then(listener)
-    {
-        components.push(Component { name: "kafka".to_owned(), pid });
-    }
-    let address = Address { authority: format!("127.0.0.1:{port}"), path: String::new(), port };
+    let topic = topic.map(|topic| topic.name.as_str());
+    let loops = Loops::start(bare, topic, server_threads).await?;
+    let components = components(bare, &loops);
+    let address = Address { authority: format!("127.0.0.1:{}", loops.port), path: String::new(), port: loops.port };
     // As long as real keys, so that the requests have a realistic size.
     let organizations: Vec<Organization> = (0..load.organizations)
-        .map(|number| Organization { id: Uuid::nil(), key: format!("zap_test_{number:055}") })
+        .map(|number| format!("zap_test_{number:055}"))
+        .map(|key| Organization { id: writer::organization_of(key.as_bytes()), key })
         .collect();
     let requests = Requests::new(&address, &organizations, &load, "bare");
-    let generator = Generator::start(load, address.authority.clone(), requests, None).await?;
+    let (watch, visibility) = match bare.database_url() {
+        None => (None, None),
+        Some(url) => {
+            let ids = organizations.iter().map(|organization| organization.id).collect();
+            let watcher = Watcher::connect(url, ids, SETTLE).await?;
+            let (sender, receiver) = mpsc::channel(MAX_OPEN);
+            (Some(Watch { every: sample_every(&load), sender }), Some(tokio::spawn(watcher.run(receiver))))
+        }
+    };
+    let meter = CpuMeter::start(&components);
+    let generator = Generator::start(load, address.authority.clone(), requests, watch).await?;
     let session = session::watch(generator, &load, &components).await?;
-    child.kill().await.context("stopping the bare loop")?;
-    Ok((Figures::of(&load, &session), session.rows))
+    let mut figures = Figures::of(&load, &session);
+    let last_reply = Instant::now();
+    if let (Loop::Pipeline { produce, database_url }, Some(topic)) = (bare, topic) {
+        let mut lag = LagReader::connect(&produce.brokers, database_url, rows::CONSUMER, topic).await?;
+        match lag.wait_until_applied(last_reply + SETTLE).await? {
+            0 => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
+            left => figures.measurement_errors.push(format!("{left} records were not written")),
+        }
+    }
+    let accepted = session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
+    figures.cpu_us_per_event = meter.micros_per_event(accepted * load.batch_events as u64);
+    if let Some(visibility) = visibility {
+        figures.visibility = Some(visibility.await.context("watching the view")??);
+    }
+    loops.stop().await?;
+    Ok((figures, session.rows))
 }
 
-/// Starts the loop. It stops with this process, because its standard input is closed then.
-async fn start(bare: &Loop, topic: Option<&str>, server_threads: usize) -> anyhow::Result<(Child, u16)> {
-    let mut command = Command::new(std::env::current_exe().context("finding this binary")?);
-    command.args(["bare-server", "--threads", &server_threads.to_string()]);
-    if let (Loop::Produce { brokers, linger_ms, zstd }, Some(topic)) = (bare, topic) {
-        command.args(["--brokers", brokers, "--topic", topic, "--linger-ms", &linger_ms.to_string()]);
-        command.args(zstd.then_some("--zstd"));
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("starting the bare loop")?;
-    let stdout = child.stdout.take().context("the bare loop has no standard output")?;
-    let mut lines = BufReader::new(stdout).lines();
-    let line = tokio::time::timeout(START_BUDGET, lines.next_line()).await.context("the bare loop did not start")?;
-    let port = line
-        .context("the bare loop exited")?
-        .and_then(|line| line.parse().ok())
-        .context("the bare loop printed no port")?;
-    Ok((child, port))
+fn components(bare: &Loop, loops: &Loops) -> Vec<Component> {
+    let mut components = vec![Component::new("generator", std::process::id())];
+    components.extend(loops.components());
+    let ports = [
+        ("kafka", bare.produce().and_then(|produce| port_of(&produce.brokers))),
+        ("postgres", bare.database_url().and_then(port_of)),
+    ];
+    let servers = ports.into_iter().filter_map(|(name, port)| Some(Component::new(name, port.and_then(listener)?)));
+    components.extend(servers);
+    components
 }

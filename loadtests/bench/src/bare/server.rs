@@ -29,6 +29,8 @@ pub(crate) struct Sink {
     pub topic: String,
     pub linger_ms: u32,
     pub zstd: bool,
+    /// Records have what the writer of the pipeline needs.
+    pub pipeline: bool,
 }
 
 #[derive(Deserialize)]
@@ -41,32 +43,40 @@ struct PostedEvent<'a> {
 struct TopicProducer {
     producer: FutureProducer,
     topic: String,
+    pipeline: bool,
 }
 
 type ServerState = Arc<Option<TopicProducer>>;
 
 /// Serves until standard input is closed, because then the parent process has exited. Prints its port.
 pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
-    let producer =
-        sink.map(|sink| producer(&sink).map(|producer| TopicProducer { producer, topic: sink.topic })).transpose()?;
+    let connect = |sink: Sink| {
+        producer(&sink).map(|producer| TopicProducer { producer, topic: sink.topic, pipeline: sink.pipeline })
+    };
+    let producer = sink.map(connect).transpose()?;
     let app = Router::new()
         .route("/v1/events", post(accept))
         .route("/v1/events/batch", post(accept_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)))
         .with_state(Arc::new(producer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("listening")?;
     println!("{}", listener.local_addr().context("listening")?.port());
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
+    tokio::select! {
+        served = axum::serve(listener, app) => served.context("serving"),
+        () = parent_exited() => Ok(()),
+    }
+}
+
+/// Waits until standard input is closed.
+pub(super) async fn parent_exited() {
     let (closed, orphaned) = tokio::sync::oneshot::channel();
     // A plain thread: a blocking task would keep the runtime from stopping when serving fails.
     std::thread::spawn(move || {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
         closed.send(()).ok();
     });
-    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
-    tokio::select! {
-        served = axum::serve(listener, app) => served.context("serving"),
-        // An error means that the thread has stopped, which is handled like a closed input.
-        _ = orphaned => Ok(()),
-    }
+    // An error means that the thread has stopped, which is handled like a closed input.
+    drop(orphaned.await);
 }
 
 fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
@@ -135,7 +145,10 @@ async fn accept(State(state): State<ServerState>, headers: HeaderMap, body: Byte
     );
     if let Some(producer) = state.as_ref() {
         let key = headers.get(header::AUTHORIZATION).map(|key| key.as_bytes()).unwrap_or_default();
-        let record = FutureRecord::to(&producer.topic).key(key).payload(event.payload.get());
+        let payload = event.payload.get();
+        let framed = producer.pipeline.then(|| super::writer::encode(id, event.event_type, payload));
+        let value = framed.as_deref().unwrap_or(payload.as_bytes());
+        let record = FutureRecord::to(&producer.topic).key(key).payload(value);
         let delivered = match producer.producer.send_result(record) {
             Ok(report) => tokio::time::timeout(Duration::from_secs(5), report).await,
             Err((error, _)) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),

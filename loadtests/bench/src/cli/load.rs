@@ -92,6 +92,17 @@ impl LoadArgs {
         })
     }
 
+    /// The load at each of `rates` per second; 0 is the closed loop. 5 s of ramp and 20 s, unless options say so.
+    pub(crate) fn of_rates(&self, rates: &[u64]) -> Result<Vec<Load>, Failure> {
+        let ramp = self.ramp.or(Some(Duration::from_secs(5)));
+        let duration = self.duration.or(Some(Duration::from_secs(20)));
+        let of_rate = |rate: &u64| match rate {
+            0 => Self { closed: true, ramp, duration, ..self.clone() }.of_bare(),
+            _ => Self { rate: Some(*rate), ramp, duration, ..self.clone() }.of_bare(),
+        };
+        rates.iter().map(of_rate).collect()
+    }
+
     /// The load of webhooks.
     pub(crate) fn of_deliver(&self) -> Result<Load, Failure> {
         let seconds = Duration::from_secs;

@@ -48,6 +48,11 @@ pub(crate) async fn run(receiver: &Receiver, load: &Load, in_flight: u16) -> any
     Ok(figures)
 }
 
+/// Runs the process against a receiver of its own.
+pub(crate) async fn run_alone(load: &Load, in_flight: u16, answer_after: Duration) -> anyhow::Result<BarePost> {
+    run(&Receiver::start(answer_after)?, load, in_flight).await
+}
+
 /// The process.
 pub(crate) async fn send(arguments: BareSenderArgs) -> anyhow::Result<()> {
     // reqwest needs a TLS provider even for plain HTTP. An error means that one is installed already.

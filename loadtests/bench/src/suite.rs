@@ -1,0 +1,334 @@
+//! Every figure of the table of targets from one invocation: the steps that start from a system of their own, each with
+//! the bare loop beside it in turns.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use loadkit::{Failure, RunEnvironment};
+
+use crate::bare::{self, Loop, Produce};
+use crate::catchup;
+use crate::figures::Figures;
+use crate::product;
+use crate::report;
+use crate::results::{ResultFigure, Results, Target};
+use crate::scenario::{Load, Pace, Thresholds};
+use crate::schedule::Schedule;
+use crate::spread::Spread;
+use crate::system::{Role, System};
+
+/// Records of the catch-up.
+const CATCH_UP_RECORDS: u64 = 2_000_000;
+/// How long accepted events may take to be applied after the last reply.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// A step of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Step {
+    /// S1: closed, only ingest and Kafka run.
+    S1,
+    /// S1b: closed, everything runs.
+    S1b,
+    /// S2, S4, S13 and S15: 10,000/s, everything runs.
+    S2,
+    /// S3: 15,000/s, everything runs.
+    S3,
+    /// S8: catching up.
+    S8,
+    /// S9: batches of 100, no materializer.
+    S9,
+    /// S14: from the start of a role to its readiness.
+    S14,
+    /// S16: 500/s and 1,000/s.
+    S16,
+}
+
+/// What runs.
+pub(crate) struct Options {
+    pub program: PathBuf,
+    /// Added to the environment of the product.
+    pub settings: Vec<(String, String)>,
+    pub steps: Vec<Step>,
+    pub rounds: usize,
+    /// Organizations, payload, connections and so on of every step.
+    pub load: Load,
+    pub warm_up: Duration,
+    /// Time before each measured time, and the measured time.
+    pub ramp: Duration,
+    pub measured: Duration,
+    pub server_threads: usize,
+}
+
+struct Suite<'a> {
+    options: &'a Options,
+    system: System,
+    folder: &'a Path,
+    produce: Produce,
+    figures: Vec<ResultFigure>,
+    all_passed: bool,
+}
+
+/// Runs the steps, prints the table, and keeps the results of this commit. Returns whether every run passed its own
+/// checks; a missed target is a result, not a failure.
+pub(crate) async fn run(options: &Options, folder: &Path) -> Result<bool, Failure> {
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let mut environment = RunEnvironment::detect();
+    environment.versions.insert("kafka".to_owned(), devstack::kafka_version().to_owned());
+    let system = System::start(&options.program, &options.settings).await?;
+    let brokers = system.target.kafka_brokers.clone().unwrap_or_default();
+    let produce = Produce { brokers, linger_ms: 2, zstd: false };
+    let mut suite = Suite { options, system, folder, produce, figures: Vec::new(), all_passed: true };
+    let measured = suite.measure().await;
+    suite.system.stop().await;
+    measured?;
+    let results = Results { environment, figures: suite.figures };
+    report::write_json(folder, &results)?;
+    let kept = results.write()?;
+    print!("{}", results.table());
+    println!("results in {} and {}", folder.display(), kept.display());
+    Ok(suite.all_passed)
+}
+
+impl Suite<'_> {
+    async fn measure(&mut self) -> Result<(), Failure> {
+        eprintln!("warming up for {:?}", self.options.warm_up);
+        let warm = self.closed(Duration::ZERO, self.options.warm_up);
+        self.product("warm-up", &Role::ALL, warm).await?;
+        for step in &self.options.steps {
+            match step {
+                Step::S1 => self.accepting_alone().await?,
+                Step::S1b => self.accepting_with_everything().await?,
+                Step::S2 => self.ten_thousand().await?,
+                Step::S3 => self.fifteen_thousand().await?,
+                Step::S8 => self.catching_up().await?,
+                Step::S9 => self.batches().await?,
+                Step::S14 => self.starting().await?,
+                Step::S16 => self.quiet().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// S1.
+    async fn accepting_alone(&mut self) -> Result<(), Failure> {
+        let load = self.closed(self.options.ramp, self.options.measured);
+        let bare = Loop::Produce(self.produce.clone());
+        let (product, bare) = self.pair("s1", &[Role::Ingest], &bare, load).await?;
+        let target = Target::at_least(34_000.0).ratio_at_least(0.75);
+        self.add("S1", "accepted, closed, ingest alone", "/s", rate(&product), Some(rate(&bare)), target);
+        Ok(())
+    }
+
+    /// S1b.
+    async fn accepting_with_everything(&mut self) -> Result<(), Failure> {
+        let load = self.closed(self.options.ramp, self.options.measured);
+        let pipeline = self.pipeline();
+        let (product, bare) = self.pair("s1b", &Role::ALL, &pipeline, load).await?;
+        let target = Target::at_least(18_000.0).ratio_at_least(0.8);
+        self.add("S1b", "accepted, closed, everything runs", "/s", rate(&product), Some(rate(&bare)), target);
+        let behind = Spread::of(product.iter().filter_map(|run| run.applied_after_ms));
+        self.add("S1b", "view complete after the last reply", "ms", behind, None, Target::at_most(1_000.0));
+        Ok(())
+    }
+
+    /// S2, S4, S13, S15.
+    async fn ten_thousand(&mut self) -> Result<(), Failure> {
+        let pipeline = self.pipeline();
+        let (product, bare) = self.pair("s2", &Role::ALL, &pipeline, self.open(10_000)).await?;
+        let p95 = Target::at_most(10.0).ratio_at_most(1.2);
+        self.add("S2", "p95 at 10,000/s", "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), p95);
+        let p99 = |run: &Figures| run.latency.p99_ms;
+        self.add("S2", "p99 at 10,000/s", "ms", of(&product, p99), Some(of(&bare, p99)), Target::at_most(30.0));
+        let longest = |run: &Figures| run.latency.max_ms;
+        let most = Target::at_most(1_000.0);
+        self.add("S2", "max at 10,000/s", "ms", of(&product, longest), Some(of(&bare, longest)), most);
+        let seen = Target::at_most(30.0);
+        self.add("S4", "visible p95 at 10,000/s", "ms", visible(&product), Some(visible(&bare)), seen);
+        for component in ["ingest", "materializer", "dispatcher"] {
+            let memory = |run: &Figures| run.components.get(component).map_or(f64::NAN, |used| used.memory_mib);
+            let what = format!("memory of {component} at 10,000/s");
+            self.add("S13", &what, "MiB", of(&product, memory), None, Target::at_most(95.4));
+        }
+        let target = Target::at_most(115.0).ratio_at_most(1.1);
+        self.add("S15", "CPU of an event at 10,000/s", "us", of(&product, cpu_us), Some(of(&bare, cpu_us)), target);
+        for (ours, theirs) in
+            [("ingest", "server"), ("materializer", "writer"), ("kafka", "kafka"), ("postgres", "postgres")]
+        {
+            let cpu = |name: &'static str| move |run: &Figures| run.cpu_us_per_event.get(name).copied().unwrap_or(0.0);
+            let what = format!("of it {ours}");
+            let bare = Some(of(&bare, cpu(theirs)));
+            self.add("S15", &what, "us", of(&product, cpu(ours)), bare, Target::default());
+        }
+        Ok(())
+    }
+
+    /// S3.
+    async fn fifteen_thousand(&mut self) -> Result<(), Failure> {
+        let pipeline = self.pipeline();
+        let (product, bare) = self.pair("s3", &Role::ALL, &pipeline, self.open(15_000)).await?;
+        self.add("S3", "accepted at 15,000/s", "/s", rate(&product), Some(rate(&bare)), Target::at_least(14_850.0));
+        let p95 = Target::at_most(50.0);
+        self.add("S3", "p95 at 15,000/s", "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), p95);
+        let p99 = |run: &Figures| run.latency.p99_ms;
+        self.add("S3", "p99 at 15,000/s", "ms", of(&product, p99), Some(of(&bare, p99)), Target::at_most(200.0));
+        let seen = Target::default();
+        self.add("S4", "visible p95 at 15,000/s", "ms", visible(&product), Some(visible(&bare)), seen);
+        Ok(())
+    }
+
+    /// S8.
+    async fn catching_up(&mut self) -> Result<(), Failure> {
+        let mut runs = Vec::new();
+        for round in 1..=self.options.rounds {
+            eprintln!("s8, round {round} of {}", self.options.rounds);
+            let caught_up = catchup::run(&mut self.system, &self.options.load, CATCH_UP_RECORDS).await?;
+            println!("s8: {caught_up:?}");
+            runs.push(caught_up);
+        }
+        let rows = Spread::of(runs.iter().map(|run| run.rows_per_second));
+        let bare = Spread::of(runs.iter().map(|run| run.bare.rows_per_second));
+        let target = Target::at_least(40_000.0).ratio_at_least(0.6);
+        self.add("S8", "rows written while catching up", "/s", rows, Some(bare), target);
+        Ok(())
+    }
+
+    /// S9.
+    async fn batches(&mut self) -> Result<(), Failure> {
+        let closed = self.closed(self.options.ramp, self.options.measured);
+        let load = Load { batch_events: 100, connections: 64, ..closed };
+        let bare = Loop::Produce(self.produce.clone());
+        let (product, bare) = self.pair("s9", &[Role::Ingest], &bare, load).await?;
+        let target = Target::at_least(100_000.0).ratio_at_least(0.6);
+        self.add("S9", "accepted in batches of 100", "/s", rate(&product), Some(rate(&bare)), target);
+        Ok(())
+    }
+
+    /// S14.
+    async fn starting(&mut self) -> Result<(), Failure> {
+        for role in Role::ALL {
+            let mut times = Vec::new();
+            for _ in 0..self.options.rounds {
+                self.system.keep_only(&[]).await?;
+                let started = std::time::Instant::now();
+                self.system.run(&[role]).await?;
+                times.push(started.elapsed().as_secs_f64() * 1_000.0);
+            }
+            let what = format!("{} is ready after its start", role.name());
+            self.add("S14", &what, "ms", Spread::of(times), None, Target::at_most(300.0));
+        }
+        Ok(())
+    }
+
+    /// S16, and S4 at 1,000/s.
+    async fn quiet(&mut self) -> Result<(), Failure> {
+        for rate in [500, 1_000] {
+            let pipeline = self.pipeline();
+            let (product, bare) = self.pair(&format!("s16-{rate}"), &Role::ALL, &pipeline, self.open(rate)).await?;
+            let what = format!("p95 at {rate}/s");
+            let target = Target::at_most(3.0);
+            self.add("S16", &what, "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), target);
+            if rate == 1_000 {
+                let target = Target::at_most(15.0);
+                self.add("S4", "visible p95 at 1,000/s", "ms", visible(&product), Some(visible(&bare)), target);
+            }
+            let what = format!("CPU of an event at {rate}/s");
+            let (ours, theirs) = (of(&product, cpu_us), of(&bare, cpu_us));
+            self.add("S15", &what, "us", ours, Some(theirs), Target::default());
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, id: &str, what: &str, unit: &str, product: Spread, bare: Option<Spread>, target: Target) {
+        let figure = ResultFigure::new(id, what, unit, product, bare, target);
+        println!("{}", figure.line());
+        self.figures.push(figure);
+    }
+
+    /// Runs of both sides in turns.
+    async fn pair(
+        &mut self,
+        name: &str,
+        roles: &[Role],
+        bare: &Loop,
+        load: Load,
+    ) -> Result<(Vec<Figures>, Vec<Figures>), Failure> {
+        let (mut products, mut bares) = (Vec::new(), Vec::new());
+        for round in 1..=self.options.rounds {
+            eprintln!("{name}, round {round} of {}: product", self.options.rounds);
+            let product = self.product(&format!("{name}-product-{round}"), roles, load).await?;
+            products.push(product.figures);
+            eprintln!("{name}, round {round} of {}: {}", self.options.rounds, bare.name());
+            let report = bare::run(bare, load, &Thresholds::none(), self.options.server_threads).await?;
+            self.keep(&format!("{name}-{}-{round}", bare.name()), &report)?;
+            bares.push(report.figures);
+        }
+        Ok((products, bares))
+    }
+
+    /// One run with these roles, which are stopped afterwards: their polling costs Kafka.
+    async fn product(&mut self, name: &str, roles: &[Role], load: Load) -> Result<report::Report, Failure> {
+        self.system.keep_only(roles).await?;
+        self.system.run(roles).await?;
+        let applies = roles.contains(&Role::Materializer);
+        let options = product::Options {
+            name: name.to_owned(),
+            thresholds: Thresholds::none(),
+            limit_per_minute: 0,
+            settle: SETTLE,
+            components: self.system.components(),
+        };
+        let mut target = self.system.target.clone();
+        if !applies {
+            // Nothing becomes visible, and the log is counted.
+            target.database_url = None;
+        }
+        let report = product::run(&target, load, &options).await?;
+        self.keep(name, &report)?;
+        self.system.keep_only(&[]).await?;
+        Ok(report)
+    }
+
+    fn keep(&mut self, name: &str, report: &report::Report) -> Result<(), Failure> {
+        print!("{}", report::summary(report));
+        self.all_passed &= report.passed;
+        report::write(&self.folder.join(name), report)?;
+        Ok(())
+    }
+
+    fn pipeline(&self) -> Loop {
+        let database_url = self.system.target.database_url.clone().unwrap_or_default();
+        Loop::Pipeline { produce: self.produce.clone(), database_url }
+    }
+
+    fn closed(&self, warm_up: Duration, measured: Duration) -> Load {
+        Load { pace: Pace::Closed { warm_up, measured }, measured, ..self.options.load }
+    }
+
+    fn open(&self, rate: u64) -> Load {
+        let measured = self.options.measured;
+        Load { pace: Pace::Open(Schedule::new(rate, self.options.ramp, measured)), measured, ..self.options.load }
+    }
+}
+
+fn of(runs: &[Figures], figure: impl Fn(&Figures) -> f64) -> Spread {
+    Spread::of(runs.iter().map(figure))
+}
+
+fn rate(runs: &[Figures]) -> Spread {
+    of(runs, |run| run.accepted_per_second)
+}
+
+fn p95_ms(run: &Figures) -> f64 {
+    run.latency.p95_ms
+}
+
+fn visible(runs: &[Figures]) -> Spread {
+    of(runs, |run| run.visibility.as_ref().map_or(f64::NAN, |seen| seen.latency.p95_ms))
+}
+
+/// All components but the generator.
+fn cpu_us(run: &Figures) -> f64 {
+    run.cpu_us_per_event.iter().filter(|(name, _)| *name != "generator").map(|(_, micros)| micros).sum()
+}

@@ -1,0 +1,198 @@
+//! A system for one comparison: Kafka and PostgreSQL with full durability in a temporary folder, and one process of each
+//! role, so that the CPU of each role is known. It stops with this process and leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use devstack::{Data, Options, Process, Program, Signal, Stack};
+use uuid::Uuid;
+
+use crate::control_client::ControlClient;
+use crate::process_usage::{Component, listener};
+use crate::target::{Address, Target, port_of};
+
+/// How long a role may take to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a role may take to exit after SIGTERM.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a setup command of the product may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A role of the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Ingest,
+    Materializer,
+    Dispatcher,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
+
+    /// The command of the binary, and the name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Materializer => "materializer",
+            Self::Dispatcher => "dispatcher",
+        }
+    }
+}
+
+/// A running role and its HTTP server.
+struct Running {
+    process: Process,
+    http: ControlClient,
+}
+
+/// Kafka, PostgreSQL, and the roles that were started.
+pub(crate) struct System {
+    stack: Stack,
+    program: PathBuf,
+    environment: Vec<(String, String)>,
+    /// Always the same, so that the keys of the organizations stay valid.
+    ingest_listen: String,
+    roles: BTreeMap<Role, Running>,
+    /// The system as a load addresses it.
+    pub target: Target,
+}
+
+impl System {
+    /// Starts Kafka and PostgreSQL, and creates schema and topics. No role runs. `program` is the binary `triggers`;
+    /// `settings` are added to the environment of all its processes.
+    pub(crate) async fn start(program: &Path, settings: &[(String, String)]) -> anyhow::Result<Self> {
+        ensure!(program.is_file(), "{} does not exist: build it, or give --triggers", program.display());
+        let program = program.canonicalize().with_context(|| format!("finding {}", program.display()))?;
+        eprintln!("starting Kafka and PostgreSQL");
+        let stack = Stack::start(Options { data: Data::Ephemeral, ..Options::persistent("") }).await?;
+        let operator_token = Uuid::new_v4().simple().to_string();
+        let ingest_listen = format!("127.0.0.1:{}", devstack::free_port()?);
+        let environment = [
+            ("PATH", std::env::var("PATH").unwrap_or_default()),
+            ("KAFKA_BROKERS", stack.kafka_brokers().to_owned()),
+            ("DATABASE_URL", stack.database_url()),
+            ("TOPIC_REPLICATION_FACTOR", "1".to_owned()),
+            ("TOPIC_MIN_INSYNC_REPLICAS", "1".to_owned()),
+            ("OPERATOR_TOKEN", operator_token.clone()),
+            ("SEALING_KEY", sealing_key()),
+            ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
+            ("WEBHOOK_ALLOW_HTTP", "true".to_owned()),
+            ("SHUTDOWN_GRACE_MS", "0".to_owned()),
+            ("RUST_LOG", "warn".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        let environment = [environment.as_slice(), settings].concat();
+        let address = Address::parse(&format!("http://{ingest_listen}"), false)
+            .map_err(|failure| anyhow::anyhow!("the address of ingest: {failure}"))?;
+        let target = Target {
+            address,
+            key: None,
+            operator_token: Some(operator_token),
+            database_url: Some(stack.database_url()),
+            kafka_brokers: Some(stack.kafka_brokers().to_owned()),
+            data_dir: stack.data_dir().to_owned(),
+        };
+        let system = Self { stack, program, environment, ingest_listen, roles: BTreeMap::new(), target };
+        for command in [["migrate"].as_slice(), &["topics", "apply"]] {
+            system.command(command).await?;
+        }
+        Ok(system)
+    }
+
+    /// Runs a command of the product on this system.
+    async fn command(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(arguments).env_clear().envs(self.environment.iter().cloned());
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(COMMAND_TIMEOUT, output)
+            .await
+            .with_context(|| format!("triggers {arguments:?} took too long"))??;
+        let text = || String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "triggers {arguments:?} failed: {}", text());
+        Ok(())
+    }
+
+    /// Starts the roles that do not run, and waits until all are ready.
+    pub(crate) async fn run(&mut self, roles: &[Role]) -> anyhow::Result<()> {
+        for role in roles {
+            if !self.roles.contains_key(role) {
+                let running = self.spawn(*role)?;
+                self.roles.insert(*role, running);
+            }
+        }
+        for (role, running) in &self.roles {
+            self.wait_ready(*role, running).await?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, role: Role) -> anyhow::Result<Running> {
+        let metrics_listen = format!("127.0.0.1:{}", devstack::free_port()?);
+        let mut environment = self.environment.clone();
+        environment.push(("METRICS_LISTEN".to_owned(), metrics_listen.clone()));
+        environment.push(("LISTEN".to_owned(), self.ingest_listen.clone()));
+        let folder = self.stack.data_dir();
+        let process = Process::start(&Program {
+            program: &self.program,
+            args: &[role.name()],
+            environment: &environment,
+            folder,
+            output: &folder.join(format!("{}.log", role.name())),
+        })
+        .with_context(|| format!("starting the role {}", role.name()))?;
+        let listen = if role == Role::Ingest { &self.ingest_listen } else { &metrics_listen };
+        let address = Address::parse(&format!("http://{listen}"), false)
+            .map_err(|failure| anyhow::anyhow!("the address of {}: {failure}", role.name()))?;
+        Ok(Running { process, http: ControlClient::new(&address)? })
+    }
+
+    async fn wait_ready(&self, role: Role, running: &Running) -> anyhow::Result<()> {
+        let until = Instant::now() + READY_TIMEOUT;
+        while !matches!(running.http.get("/health/ready", "").await, Ok((200, _))) {
+            if let Some(status) = running.process.exited() {
+                let log = self.stack.data_dir().join(format!("{}.log", role.name()));
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                bail!("the role {} ended with {status}: {log}", role.name());
+            }
+            ensure!(Instant::now() < until, "the role {} is not ready after {READY_TIMEOUT:?}", role.name());
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Stops all roles that run and are not in `kept`.
+    pub(crate) async fn keep_only(&mut self, kept: &[Role]) -> anyhow::Result<()> {
+        let stopping: Vec<Role> = self.roles.keys().filter(|role| !kept.contains(role)).copied().collect();
+        for role in stopping {
+            let Some(running) = self.roles.remove(&role) else { continue };
+            running.process.signal(Signal::TERM);
+            let status = running.process.ended(EXIT_TIMEOUT).await;
+            ensure!(status.is_some_and(|status| status.success()), "{} did not exit cleanly: {status:?}", role.name());
+        }
+        Ok(())
+    }
+
+    /// The processes of the roles that run, of Kafka and of PostgreSQL.
+    pub(crate) fn components(&self) -> Vec<Component> {
+        let roles = self.roles.iter();
+        let roles = roles.map(|(role, running)| Component::new(role.name(), running.process.pid()));
+        let ports = [("kafka", port_of(self.stack.kafka_brokers())), ("postgres", port_of(&self.stack.database_url()))];
+        let servers = ports.into_iter().filter_map(|(name, port)| Some(Component::new(name, listener(port?)?)));
+        roles.chain(servers).collect()
+    }
+
+    pub(crate) async fn stop(self) {
+        drop(self.roles);
+        self.stack.stop().await;
+    }
+}
+
+fn sealing_key() -> String {
+    use base64::Engine;
+    let key = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+    base64::engine::general_purpose::STANDARD.encode(key)
+}
