@@ -8,6 +8,7 @@
 //! Exit codes: 0 all thresholds met, 1 a missed threshold or a failure, 2 wrong usage.
 
 mod bare;
+mod bottleneck;
 mod cli;
 mod connection;
 mod control_client;
@@ -21,14 +22,19 @@ mod limit_cost;
 mod limits;
 mod log_count;
 mod organizations;
+mod page;
 mod pair;
+mod plot;
 mod process_usage;
 mod product;
 mod recorder;
 mod report;
 mod request;
+#[cfg(test)]
+mod sample;
 mod scenario;
 mod schedule;
+mod series;
 mod session;
 mod target;
 mod visibility;
