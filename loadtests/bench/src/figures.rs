@@ -70,6 +70,8 @@ pub(crate) struct LoadSummary {
     pub batch_events: usize,
     pub organizations: usize,
     pub keyed: bool,
+    /// Threads that drive the connections.
+    pub client_threads: usize,
 }
 
 /// Use of resources by a component in the measured part.
@@ -78,6 +80,15 @@ pub(crate) struct ComponentFigures {
     /// Mean number of cores.
     pub cpu_cores: f64,
     pub memory_mib: f64,
+}
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Metric {
+    pub name: String,
+    pub value: f64,
+    /// The unit of `value`.
+    pub unit: &'static str,
 }
 
 impl Figures {
@@ -105,6 +116,7 @@ impl Figures {
                 batch_events: load.batch_events,
                 organizations: load.organizations,
                 keyed: load.keyed,
+                client_threads: load.client_threads,
             },
             stopped: session.stopped.clone(),
             requests,
@@ -192,6 +204,56 @@ impl Figures {
             passed: false,
         }));
         checks
+    }
+}
+
+impl Figures {
+    /// All figures, one by one, with units.
+    pub(crate) fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = Vec::new();
+        let mut add = |name: &str, value: f64, unit| metrics.push(Metric { name: name.to_owned(), value, unit });
+        add("accepted", self.accepted_per_second, "events/s");
+        add("requests", self.requests as f64, "requests");
+        add("errors", self.errors as f64, "requests");
+        add("error_share", self.error_percent, "%");
+        add("never_sent", self.never_sent as f64, "requests");
+        let visible = self.visibility.as_ref().map(|seen| ("visible", &seen.latency));
+        for (name, latency) in [("latency", &self.latency), ("send_delay", &self.send_delay)].into_iter().chain(visible)
+        {
+            add(&format!("{name}_mean"), latency.mean_ms, "ms");
+            add(&format!("{name}_p50"), latency.p50_ms, "ms");
+            add(&format!("{name}_p95"), latency.p95_ms, "ms");
+            add(&format!("{name}_p99"), latency.p99_ms, "ms");
+            add(&format!("{name}_p999"), latency.p999_ms, "ms");
+            add(&format!("{name}_p9999"), latency.p9999_ms, "ms");
+            add(&format!("{name}_max"), latency.max_ms, "ms");
+        }
+        if let Some(visibility) = &self.visibility {
+            add("never_visible", visibility.never_visible as f64, "events");
+        }
+        for (name, used) in &self.components {
+            add(&format!("{name}_cpu"), used.cpu_cores, "cores");
+            if self.accepted_per_second > 0.0 {
+                add(&format!("{name}_cpu_per_event"), used.cpu_cores * 1e6 / self.accepted_per_second, "us");
+            }
+            add(&format!("{name}_memory"), used.memory_mib, "MiB");
+        }
+        for (outcome, count) in &self.outcomes {
+            add(&format!("outcome_{outcome}"), *count as f64, "requests");
+        }
+        if let Some(inbox) = &self.inbox {
+            add("inbox_accepted", inbox.accepted as f64, "events");
+            add("inbox_stored", inbox.stored as f64, "events");
+            add("inbox_missing", inbox.missing as f64, "events");
+            add("inbox_duplicates", inbox.duplicates as f64, "events");
+            add("inbox_unexpected", inbox.unexpected as f64, "events");
+            add("inbox_misordered", inbox.misordered as f64, "events");
+        }
+        if let Some(log) = &self.log {
+            add("log_accepted", log.accepted as f64, "events");
+            add("log_appended", log.appended as f64, "events");
+        }
+        metrics
     }
 }
 

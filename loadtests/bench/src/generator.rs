@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 use crate::connection::{Connection, ExchangeError, Reply};
-use crate::recorder::{Interval, Observation, Recorder, RequestOutcome, histogram};
+use crate::recorder::{Interval, Observation, Recorder, RequestOutcome};
 use crate::request::Requests;
 use crate::scenario::{Load, Pace};
 use crate::schedule::Schedule;
@@ -146,7 +146,7 @@ impl Generator {
 
     /// The results since the last call.
     pub(crate) fn interval(&self) -> Interval {
-        let mut interval = Interval { latency: histogram(), accepted: 0, errors: 0 };
+        let mut interval = Interval::empty();
         for recorder in &self.recorders {
             lock(recorder).drain_interval(&mut interval);
         }

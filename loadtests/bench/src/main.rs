@@ -8,6 +8,7 @@
 //! Exit codes: 0 all thresholds met, 1 a missed threshold or a failure, 2 wrong usage.
 
 mod bare;
+mod bottleneck;
 mod catchup;
 mod cli;
 mod compare;
@@ -25,15 +26,20 @@ mod limit_cost;
 mod limits;
 mod log_count;
 mod organizations;
+mod page;
 mod pair;
+mod plot;
 mod process_usage;
 mod product;
 mod recorder;
 mod report;
 mod request;
 mod results;
+#[cfg(test)]
+mod sample;
 mod scenario;
 mod schedule;
+mod series;
 mod session;
 mod spread;
 mod suite;

@@ -130,6 +130,15 @@ pub(crate) struct Interval {
     pub accepted: u64,
     /// Requests with any other outcome.
     pub errors: u64,
+    /// The same by outcome.
+    pub failures: BTreeMap<RequestOutcome, u64>,
+}
+
+impl Interval {
+    /// An interval without requests.
+    pub(crate) fn empty() -> Self {
+        Self { latency: histogram(), accepted: 0, errors: 0, failures: BTreeMap::new() }
+    }
 }
 
 /// The results of one client thread.
@@ -155,7 +164,7 @@ impl Recorder {
     pub(crate) fn new(measured_from: Duration) -> Self {
         Self {
             measured_from,
-            interval: Interval { latency: histogram(), accepted: 0, errors: 0 },
+            interval: Interval::empty(),
             latency: histogram(),
             send_delay: histogram(),
             last_done: Duration::ZERO,
@@ -174,6 +183,7 @@ impl Recorder {
             self.interval.accepted += 1;
         } else {
             self.interval.errors += 1;
+            *self.interval.failures.entry(seen.outcome).or_default() += 1;
         }
         if seen.intended >= self.measured_from {
             self.latency.saturating_record(latency);
@@ -202,6 +212,9 @@ impl Recorder {
         into.latency += &self.interval.latency;
         into.accepted += self.interval.accepted;
         into.errors += self.interval.errors;
+        for (outcome, count) in std::mem::take(&mut self.interval.failures) {
+            *into.failures.entry(outcome).or_default() += count;
+        }
         self.interval.latency.reset();
         self.interval.accepted = 0;
         self.interval.errors = 0;
@@ -278,12 +291,14 @@ mod tests {
         let mut recorder = Recorder::new(Duration::ZERO);
         recorder.record(&observation(0, 0, 5, RequestOutcome::Accepted));
         recorder.record(&observation(0, 0, 9, RequestOutcome::TimedOut));
-        let mut interval = Interval { latency: histogram(), accepted: 0, errors: 0 };
+        let mut interval = Interval::empty();
         recorder.drain_interval(&mut interval);
         assert_eq!((interval.latency.len(), interval.accepted, interval.errors), (2, 1, 1));
-        let mut next = Interval { latency: histogram(), accepted: 0, errors: 0 };
+        assert_eq!(interval.failures, BTreeMap::from([(RequestOutcome::TimedOut, 1)]));
+        let mut next = Interval::empty();
         recorder.drain_interval(&mut next);
         assert_eq!((next.latency.len(), next.accepted, next.errors), (0, 0, 0));
+        assert!(next.failures.is_empty(), "{next:?}");
     }
 
     #[test]

@@ -1,6 +1,11 @@
-//! Writes the report of a run: `report.json` with everything, `series.csv` with one row per second, and a summary for
-//! the terminal.
+//! Writes the report of a run: `report.json` with everything, `report.html` for a person (`page`), `series.csv` with
+//! one row per second, `failures.csv` with the seconds that had errors, `stats.csv` with one row per figure, and a
+//! summary for the terminal.
+//!
+//! Names in the CSV files are not quoted: components, consumer groups and outcomes consist of letters, digits, `-` and
+//! `_`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +13,9 @@ use anyhow::Context;
 use loadkit::RunEnvironment;
 use serde::Serialize;
 
-use crate::figures::Figures;
+use crate::bottleneck;
+use crate::figures::{Figures, Metric};
+use crate::page;
 use crate::scenario::Check;
 use crate::session::Row;
 
@@ -52,15 +59,18 @@ pub(crate) fn write_json(folder: &Path, value: &impl Serialize) -> anyhow::Resul
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Writes both files into `folder`.
-pub(crate) fn write(folder: &Path, report: &Report) -> anyhow::Result<()> {
+/// Writes all files into `folder`.
+pub(crate) fn write_all(folder: &Path, report: &Report) -> anyhow::Result<()> {
     write_json(folder, report)?;
-    write_series(folder, "series.csv", &report.rows)
+    write_series(folder, "series.csv", &report.rows)?;
+    write(folder, "failures.csv", &failures(&report.rows))?;
+    write(folder, "stats.csv", &stats(&report.figures.metrics()))?;
+    write(folder, "report.html", &page::render(report)?)
 }
 
-/// Writes both files into `folder` and prints the summary.
+/// Writes all files into `folder` and prints the summary.
 pub(crate) fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
-    write(folder, report)?;
+    write_all(folder, report)?;
     print!("{}", summary(report));
     println!("report in {}", folder.display());
     Ok(())
@@ -68,17 +78,45 @@ pub(crate) fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
 
 /// Writes the rows as `name` into `folder`.
 pub(crate) fn write_series(folder: &Path, name: &str, rows: &[Row]) -> anyhow::Result<()> {
+    write(folder, name, &csv(rows))
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let path = folder.join(name);
-    std::fs::write(&path, csv(rows)).with_context(|| format!("writing {}", path.display()))
+    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The errors of each second by outcome.
+fn failures(rows: &[Row]) -> String {
+    let mut text = "at_seconds,outcome,count\n".to_owned();
+    for row in rows {
+        for (outcome, count) in &row.failures {
+            writeln!(text, "{:.3},{},{count}", row.at_seconds, outcome.name()).ok();
+        }
+    }
+    text
+}
+
+/// One row per figure.
+fn stats(metrics: &[Metric]) -> String {
+    let mut text = "name,value,unit\n".to_owned();
+    for metric in metrics {
+        writeln!(text, "{},{:.3},{}", metric.name, metric.value, metric.unit).ok();
+    }
+    text
 }
 
 fn csv(rows: &[Row]) -> String {
-    let components: std::collections::BTreeSet<&String> = rows.iter().flat_map(|row| row.components.keys()).collect();
+    let components: BTreeSet<&String> = rows.iter().flat_map(|row| row.components.keys()).collect();
+    let groups: BTreeSet<&String> = rows.iter().flat_map(|row| row.lag_records.keys()).collect();
     let mut text = "at_seconds,measured,target_per_second,sent,accepted,errors,p50_ms,p95_ms,p99_ms,p999_ms,max_ms,\
          in_flight,backlog"
         .to_owned();
     for name in &components {
         write!(text, ",{name}_cpu_cores,{name}_memory_mib").ok();
+    }
+    for group in &groups {
+        write!(text, ",{group}_lag_records").ok();
     }
     text.push('\n');
     for row in rows {
@@ -100,6 +138,12 @@ fn csv(rows: &[Row]) -> String {
             match row.components.get(*name) {
                 Some((cores, memory)) => write!(text, ",{cores:.3},{memory:.1}").ok(),
                 None => write!(text, ",,").ok(),
+            };
+        }
+        for group in &groups {
+            match row.lag_records.get(*group) {
+                Some(lag) => write!(text, ",{lag}").ok(),
+                None => write!(text, ",").ok(),
             };
         }
         text.push('\n');
@@ -144,6 +188,9 @@ pub(crate) fn summary(report: &Report) -> String {
     for (name, used) in &figures.components {
         writeln!(text, "  {name}: {:.2} cores, {:.0} MiB", used.cpu_cores, used.memory_mib).ok();
     }
+    for finding in bottleneck::find(figures, &report.rows, report.environment.cores) {
+        writeln!(text, "  limit: {}", finding.text).ok();
+    }
     for (outcome, count) in figures.outcomes.iter().filter(|(outcome, _)| *outcome != "accepted") {
         writeln!(text, "  {outcome}: {count}").ok();
     }
@@ -170,26 +217,50 @@ pub(crate) fn summary(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recorder::Latency;
+    use crate::recorder::RequestOutcome;
+    use crate::sample;
     use std::collections::BTreeMap;
 
     #[test]
     fn every_row_of_a_series_has_the_same_columns() {
-        let row = |components: &[&str]| Row {
-            at_seconds: 1.0,
-            measured: true,
-            target: 100,
-            sent: 100,
-            accepted: 100,
-            errors: 0,
-            latency: Latency::default(),
-            in_flight: 0,
-            backlog: 0,
+        let row = |components: &[&str], groups: &[&str]| Row {
             components: components.iter().map(|name| ((*name).to_owned(), (0.5, 20.0))).collect::<BTreeMap<_, _>>(),
+            lag_records: groups.iter().map(|name| ((*name).to_owned(), 7)).collect(),
+            ..sample::rows().remove(0)
         };
-        let text = csv(&[row(&["kafka", "triggers"]), row(&["kafka"])]);
-        let columns: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [17, 17, 17]);
+        let columns = |text: &str| text.lines().map(|line| line.split(',').count()).collect::<Vec<usize>>();
+        let text = csv(&[row(&["kafka", "triggers"], &[]), row(&["kafka"], &[])]);
+        assert_eq!(columns(&text), [17, 17, 17]);
         assert!(text.starts_with("at_seconds,"));
+        let text = csv(&[row(&["kafka"], &["view"]), row(&["kafka"], &["view", "webhooks"])]);
+        assert_eq!(columns(&text), [17, 17, 17]);
+        assert!(text.contains(",view_lag_records,webhooks_lag_records\n"), "{text}");
+        assert!(text.ends_with(",7,7\n"), "{text}");
+    }
+
+    #[test]
+    fn failures_has_the_seconds_with_errors_only() {
+        let mut rows = sample::rows();
+        rows[31].failures = BTreeMap::from([(RequestOutcome::TimedOut, 2), (RequestOutcome::Status(429), 1)]);
+        assert_eq!(
+            failures(&rows),
+            "at_seconds,outcome,count\n31.001,status_503,7\n32.001,status_429,1\n32.001,timed_out,2\n"
+        );
+    }
+
+    #[test]
+    fn stats_has_one_row_per_figure_with_its_unit() {
+        let text = stats(&sample::figures().metrics());
+        for row in
+            ["accepted,9998.400,events/s", "latency_p95,8.500,ms", "visible_p95,25.500,ms", "kafka_cpu,0.300,cores"]
+        {
+            assert!(text.lines().any(|line| line == row), "{row}: {text}");
+        }
+        assert!(text.lines().all(|line| line.split(',').count() == 3), "{text}");
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.split(',').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "a name comes twice");
     }
 }

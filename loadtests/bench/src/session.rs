@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::generator::Generator;
 use crate::process_usage::{self, Component, Usage};
-use crate::recorder::{Interval, Latency, Recorder};
+use crate::recorder::{Interval, Latency, Recorder, RequestOutcome};
 use crate::scenario::{Load, Pace, Second, StopRule};
 
 /// One second of a run.
@@ -27,6 +27,8 @@ pub(crate) struct Row {
     pub accepted: u64,
     /// Requests with another outcome.
     pub errors: u64,
+    /// The same by outcome.
+    pub failures: BTreeMap<RequestOutcome, u64>,
     /// Latency of finished requests.
     pub latency: Latency,
     /// Requests in flight at its end.
@@ -35,6 +37,8 @@ pub(crate) struct Row {
     pub backlog: u64,
     /// Cores used, and MiB at its end, by component.
     pub components: BTreeMap<String, (f64, f64)>,
+    /// Records on the log that a consumer group has not committed, by group; empty if it was not measured.
+    pub lag_records: BTreeMap<String, u64>,
 }
 
 pub(crate) struct Session {
@@ -108,10 +112,12 @@ fn row(generator: &Generator, load: &Load, interval: &Interval, sent: u64, meter
         sent,
         accepted: interval.accepted,
         errors: interval.errors,
+        failures: interval.failures.clone(),
         latency: Latency::of(&interval.latency),
         in_flight: counts.in_flight,
         backlog: counts.backlog,
         components: meter.read(),
+        lag_records: BTreeMap::new(),
     }
 }
 

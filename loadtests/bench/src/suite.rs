@@ -293,7 +293,7 @@ impl Suite<'_> {
     fn keep(&mut self, name: &str, report: &report::Report) -> Result<(), Failure> {
         print!("{}", report::summary(report));
         self.all_passed &= report.passed;
-        report::write(&self.folder.join(name), report)?;
+        report::write_all(&self.folder.join(name), report)?;
         Ok(())
     }
 

@@ -33,6 +33,12 @@ async fn a_correct_system_passes_and_every_request_is_counted() {
     let series = std::fs::read_to_string(data.path().join("report/series.csv")).unwrap();
     let sent: u64 = series.lines().skip(1).map(|line| line.split(',').nth(3).unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(sent, 200, "{series}");
+    let read = |name: &str| std::fs::read_to_string(data.path().join("report").join(name)).unwrap();
+    let page = read("report.html");
+    assert!(page.contains("<polyline") && page.contains("What limits: "), "{page}");
+    let stats = read("stats.csv");
+    assert!(stats.contains("\nrequests,200.000,requests\n"), "{stats}");
+    assert_eq!(read("failures.csv"), "at_seconds,outcome,count\n");
     // The second run finds the organizations of the first, and does not count its events.
     let (output, report) = run(&stub, data.path(), &["--orgs", "3"]).await;
     assert_code(&output, 0);
@@ -111,6 +117,8 @@ async fn a_refused_request_is_an_error_and_may_be_stored() {
         assert_code(&output, 0);
         assert_eq!(report["figures"]["outcomes"], json!({"accepted": 199, "status_503": 1}));
         assert_eq!(report["figures"]["inbox"]["unexpected"], unexpected);
+        let failures = std::fs::read_to_string(data.path().join("report/failures.csv")).unwrap();
+        assert_eq!(failures.lines().filter(|line| line.ends_with(",status_503,1")).count(), 1, "{failures}");
         let (output, _) = run(&Stub::start(fault, None).await, data.path(), &[]).await;
         assert_code(&output, 1);
     }
