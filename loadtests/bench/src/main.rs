@@ -22,6 +22,7 @@ mod limits;
 mod log_count;
 mod organizations;
 mod pair;
+mod peer;
 mod process_usage;
 mod product;
 mod recorder;
@@ -100,6 +101,7 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
         Command::LimitCost(arguments) => run_limit_cost(arguments).await,
         Command::Deliver(arguments) => run_deliver(arguments).await,
+        Command::Peer(arguments) => peer::run(&arguments).await,
         Command::BareServer(arguments) => serve_bare(arguments).await,
         Command::BareSender(arguments) => Ok(deliver::bare::send(arguments).await.map(|()| true)?),
     }

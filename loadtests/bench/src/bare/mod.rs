@@ -4,7 +4,7 @@
 //! is in `server`, its topic in `topic`.
 
 pub(crate) mod server;
-mod topic;
+pub(crate) mod topic;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub(crate) async fn run(
     let environment = RunEnvironment::detect();
     let topic = match bare {
         Loop::Http => None,
-        Loop::Produce { brokers, zstd, .. } => Some(topic::Topic::create(brokers, *zstd).await?),
+        Loop::Produce { brokers, zstd, .. } => Some(topic::Topic::create(brokers, "bare", *zstd).await?),
     };
     let measured = measure(bare, topic.as_ref(), load, server_threads).await;
     // Also after a failure: a run leaves nothing on the broker.
