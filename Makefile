@@ -13,8 +13,8 @@ LENGTH ?= short
 # Tests wait more than they compute.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz scale retries faults sabotage \
-  ci
+.PHONY: help tools up test lint schema docs deny advisories load peers python conformance fuzz scale retries faults \
+  sabotage ci
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ advisories: tools ## check known vulnerabilities of the crates; ADVISORY_DB=FOLD
 load: tools ## run a load test against the system of `make up`; SCENARIO=smoke|full, ARGS for more options
 	cargo build --release --locked -p bench
 	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
+
+peers: tools ## measure Apache Camel and Durable Streams beside the system of `make up`; ARGS for more options
+	cargo build --release --locked -p bench
+	for peer in camel camel-deliver durable-streams; do $(PROFILE_DIR)/bench peer $$peer $(ARGS) || exit 1; done
 
 schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 	WRITE_SCHEMA=1 cargo test --profile ci --locked -p runtime --test it schema

@@ -1,6 +1,7 @@
-//! The command line and its defaults. The options of the load are in `load`.
+//! The command line and its defaults. The options of the load are in `load`, those of `peer` in `peer`.
 
 mod load;
+mod peer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use loadkit::duration;
 use runtime::config::secret;
 
 pub(crate) use self::load::LoadArgs;
+pub(crate) use self::peer::{PeerArgs, PeerName};
 use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
 use crate::scenario::{Compared, Scenario, Thresholds};
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Deliver(DeliverArgs),
     /// Run the product with rate limits on and off in turns; report CPU and latency of both.
     LimitCost(LimitCostArgs),
+    /// Start another system, and measure it with the same generator.
+    Peer(PeerArgs),
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),

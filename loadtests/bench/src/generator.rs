@@ -246,7 +246,7 @@ async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
         let reply = tokio::time::timeout(state.load.timeout, exchange(&mut connection, &state.address, &buffer)).await;
         let accepted_at = Instant::now();
         state.in_flight.fetch_sub(1, Relaxed);
-        let (outcome, event_id) = outcome(reply);
+        let (outcome, event_id) = outcome(reply, state.requests.any_success);
         if !matches!(outcome, RequestOutcome::Accepted | RequestOutcome::Status(_)) {
             connection = None;
         }
@@ -305,10 +305,14 @@ async fn exchange(connection: &mut Option<Connection>, address: &str, request: &
     Ok(reply)
 }
 
-fn outcome(reply: Result<Result<Reply, ExchangeError>, tokio::time::error::Elapsed>) -> (RequestOutcome, Option<Uuid>) {
+fn outcome(
+    reply: Result<Result<Reply, ExchangeError>, tokio::time::error::Elapsed>,
+    any_success: bool,
+) -> (RequestOutcome, Option<Uuid>) {
     match reply {
         // 207: a batch of which not every event was accepted.
         Ok(Ok(Reply { status: 200..=206, event_id: Some(id), .. })) => (RequestOutcome::Accepted, Some(id)),
+        Ok(Ok(Reply { status: 200..=206, .. })) if any_success => (RequestOutcome::Accepted, None),
         Ok(Ok(reply)) => (RequestOutcome::Status(reply.status), None),
         Ok(Err(ExchangeError::Connection(_))) => (RequestOutcome::Connection, None),
         Ok(Err(ExchangeError::Unreadable(_))) => (RequestOutcome::Unreadable, None),

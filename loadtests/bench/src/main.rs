@@ -28,6 +28,7 @@ mod log_count;
 mod organizations;
 mod page;
 mod pair;
+mod peer;
 mod plot;
 mod process_usage;
 mod product;
@@ -123,6 +124,7 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
         Command::LimitCost(arguments) => run_limit_cost(arguments).await,
         Command::Deliver(arguments) => run_deliver(arguments).await,
+        Command::Peer(arguments) => peer::run(&arguments).await,
         Command::BareServer(arguments) => serve_bare(arguments).await,
         Command::BareWriter(arguments) => {
             Ok(bare::writer::run(&arguments.brokers, &arguments.topic).await.map(|()| true)?)

@@ -13,8 +13,19 @@ const ORDER: &str = "{\"order\":\"";
 /// Event type of every event of a load run.
 pub(crate) const EVENT_TYPE: &str = "load.order.created";
 
-/// Prebuilt requests `POST /v1/events` or `POST /v1/events/batch`, one per number. Organizations are used in turns.
+/// Where events are posted, and what an accepted one is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// In it, `{organization}` is replaced by the index of the organization.
+    pub path: &'static str,
+    /// Every answer from 200 to 206 means accepted. Otherwise it must have an `event_id` too.
+    pub any_success: bool,
+}
+
+/// Prebuilt requests, one per number. Organizations are used in turns.
 pub(crate) struct Requests {
+    /// `Route::any_success`.
+    pub any_success: bool,
     heads: Vec<Vec<u8>>,
     body: Vec<u8>,
     /// Offsets of the number in the body, for each event.
@@ -22,29 +33,40 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// Requests `POST /v1/events` or `POST /v1/events/batch`, by the load.
+    pub(crate) fn new(address: &Address, organizations: &[Organization], load: &Load, run: &str) -> Self {
+        let path = if load.batch_events > 1 { "/v1/events/batch" } else { "/v1/events" };
+        Self::on_route(Route { path, any_success: false }, address, organizations, load, run)
+    }
+
     /// Requests to `address` with payloads of the exact size that `load` says; in a keyed load each event has its own
     /// `dedup_id`, which starts with `run`.
-    pub(crate) fn new(address: &Address, organizations: &[Organization], load: &Load, run: &str) -> Self {
+    pub(crate) fn on_route(
+        route: Route,
+        address: &Address,
+        organizations: &[Organization],
+        load: &Load,
+        run: &str,
+    ) -> Self {
         let (event, offsets) = event(load.payload_bytes, load.keyed.then_some(run));
-        let (route, body, number_offsets) = match load.batch_events {
-            0 | 1 => ("events", event, vec![offsets]),
-            events => {
-                let (body, offsets) = batch(&event, &offsets, events);
-                ("events/batch", body, offsets)
-            }
+        let (body, number_offsets) = match load.batch_events {
+            0 | 1 => (event, vec![offsets]),
+            events => batch(&event, &offsets, events),
         };
-        let head = |organization: &Organization| {
+        let head = |(index, organization): (usize, &Organization)| {
             format!(
-                "POST {}/v1/{route} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
+                "POST {}{} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
                  content-type: application/json\r\ncontent-length: {}\r\n\r\n",
                 address.path,
+                route.path.replace("{organization}", &index.to_string()),
                 address.authority,
                 organization.key,
                 body.len()
             )
             .into_bytes()
         };
-        Self { heads: organizations.iter().map(head).collect(), body, number_offsets }
+        let heads = organizations.iter().enumerate().map(head).collect();
+        Self { any_success: route.any_success, heads, body, number_offsets }
     }
 
     /// Index of the organization of request `number`.

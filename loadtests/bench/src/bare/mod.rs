@@ -7,7 +7,7 @@
 mod process;
 mod rows;
 pub(crate) mod server;
-mod topic;
+pub(crate) mod topic;
 pub(crate) mod upsert;
 pub(crate) mod writer;
 
@@ -90,7 +90,7 @@ pub(crate) async fn run(
     let environment = RunEnvironment::detect();
     let topic = match bare.produce() {
         None => None,
-        Some(produce) => Some(topic::Topic::create(&produce.brokers, produce.zstd).await?),
+        Some(produce) => Some(topic::Topic::create(&produce.brokers, "bare", produce.zstd).await?),
     };
     let measured = measure(bare, topic.as_ref(), load, server_threads).await;
     // Also after a failure: a run leaves nothing on the broker.

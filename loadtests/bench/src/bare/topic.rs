@@ -1,4 +1,4 @@
-//! A topic for one run of a bare loop, with the partitions and times of the product's log, which is deleted
+//! A topic for one run of a bare loop or a peer, with the partitions and times of the product's log, which is deleted
 //! afterwards. It is not compressed, as a plain producer's is not, unless the loop is to do what the product does.
 
 use std::time::Duration;
@@ -10,15 +10,15 @@ use rdkafka::client::DefaultClientContext;
 
 const BUDGET: Duration = Duration::from_secs(10);
 
-pub(super) struct Topic {
+pub(crate) struct Topic {
     pub name: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Topic {
-    /// Creates a topic with a unique name and as many partitions as the product's log.
-    pub(super) async fn create(brokers: &str, zstd: bool) -> anyhow::Result<Self> {
-        let name = format!("bench.bare.{}", uuid::Uuid::now_v7());
+    /// Creates a topic with a unique name, which has `purpose`, and as many partitions as the product's log.
+    pub(crate) async fn create(brokers: &str, purpose: &str, zstd: bool) -> anyhow::Result<Self> {
+        let name = format!("bench.{purpose}.{}", uuid::Uuid::now_v7());
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
         let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
@@ -30,7 +30,7 @@ impl Topic {
         Ok(Self { name, admin })
     }
 
-    pub(super) async fn delete(self) -> anyhow::Result<()> {
+    pub(crate) async fn delete(self) -> anyhow::Result<()> {
         check(self.admin.delete_topics(&[&self.name], &options()).await, "deleting the topic")
     }
 }

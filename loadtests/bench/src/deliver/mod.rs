@@ -7,9 +7,9 @@
 
 pub(crate) mod bare;
 pub(crate) mod endpoints;
-mod figures;
+pub(crate) mod figures;
 mod keyed;
-mod receiver;
+pub(crate) mod receiver;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

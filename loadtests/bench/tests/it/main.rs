@@ -7,6 +7,7 @@
 
 mod bare_loops;
 mod own_system;
+mod peers;
 mod run;
 mod stub;
 
