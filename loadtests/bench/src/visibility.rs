@@ -1,10 +1,12 @@
 //! Measures the time until an accepted event is visible: polls the view for a sample of the accepted events.
 //!
 //! It polls the database and not the inbox, because the inbox waits for the events of its own instance (read your
-//! writes). One connection asks for all open events in one statement, so the cost does not grow with the rate. The
-//! pause grows with the duration of the last poll, so that polling does not slow down a view that is behind. The figure
-//! is an upper bound: it includes one poll interval.
+//! writes). One connection asks for the oldest open events in one statement, so the cost grows neither with the rate nor
+//! with the number of open events. The pause grows with the duration of the last poll, so that polling does not slow
+//! down a view that is behind. The figure is an upper bound: it includes one poll interval, and the wait for older
+//! events of the sample.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,8 +22,10 @@ use crate::recorder::{Latency, histogram, micros};
 
 /// Minimum time between two polls.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(3);
-/// Time between two polls as a multiple of the last poll: polling uses less than a twentieth of a core.
-const PAUSE_FACTOR: u32 = 20;
+/// Time between two polls as a multiple of the last poll: polling uses less than a tenth of a core.
+const PAUSE_FACTOR: u32 = 10;
+/// Open events of one poll.
+const POLLED: usize = 64;
 /// Maximum number of open events; others are dropped from the sample.
 pub(crate) const MAX_OPEN: usize = 4_096;
 
@@ -53,8 +57,10 @@ impl Watcher {
         settle: Duration,
     ) -> anyhow::Result<Self> {
         let options = connect_options(database_url).context("the database URL is invalid")?;
-        // Forces index scans: statistics of a table that was empty a moment ago would choose a sequential scan.
+        // Forces index scans: statistics of a table that was empty a moment ago would choose a sequential scan. Their
+        // estimates are so high that every poll would be compiled, for seconds.
         let options = options.application_name("bench").disable_statement_logging().options([
+            ("jit", "off"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
@@ -66,19 +72,20 @@ impl Watcher {
     /// Polls for the events of `accepted` until the end.
     pub(crate) async fn run(mut self, mut accepted: mpsc::Receiver<Watched>) -> anyhow::Result<Visibility> {
         let mut latency = histogram();
-        let mut open: Vec<Watched> = Vec::new();
+        // In the order of their acceptance.
+        let mut open: VecDeque<Watched> = VecDeque::new();
         let (mut dropped, mut closed_at) = (0_u64, None);
         loop {
             if open.is_empty() {
                 // Wait for an event.
                 match accepted.recv().await {
-                    Some(event) => open.push(event),
+                    Some(event) => open.push_back(event),
                     None => break,
                 }
             }
             loop {
                 match accepted.try_recv() {
-                    Ok(event) if open.len() < MAX_OPEN => open.push(event),
+                    Ok(event) if open.len() < MAX_OPEN => open.push_back(event),
                     Ok(_) => dropped += 1,
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     Err(mpsc::error::TryRecvError::Disconnected) => {
@@ -88,7 +95,8 @@ impl Watcher {
                 }
             }
             let started = Instant::now();
-            let found = self.poll(&open).await?;
+            let polled: Vec<Watched> = open.iter().take(POLLED).copied().collect();
+            let found = self.poll(&polled).await?;
             let now = Instant::now();
             let next_poll = started + POLL_INTERVAL.max((now - started) * PAUSE_FACTOR);
             open.retain(|event| {
@@ -101,7 +109,10 @@ impl Watcher {
             if closed_at.is_some_and(|closed| closed.elapsed() > self.settle) {
                 break;
             }
-            tokio::time::sleep_until(next_poll.into()).await;
+            // If all were visible, younger ones may be too.
+            if found.len() < polled.len() || open.is_empty() {
+                tokio::time::sleep_until(next_poll.into()).await;
+            }
         }
         self.connection.close().await.ok();
         Ok(Visibility {

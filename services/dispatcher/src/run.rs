@@ -129,9 +129,7 @@ async fn deliver(
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
     // A webhook takes longer than this anyway, and fewer fetches save CPU.
-    settings.fetch_wait = Duration::from_millis(10);
-    // Webhooks are sent slower than the log is read, and records of other organizations wait behind those read ahead.
-    settings.read_ahead_records = 5000;
+    settings.fetch_pause = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
     let (pool, component, stop) = (dependencies.pool.clone(), component.clone(), shutdown.clone());

@@ -57,6 +57,9 @@ const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a fetch waits at the broker for a first record. An added partition is fetched after this time at the latest.
+const FETCH_WAIT: Duration = Duration::from_millis(200);
+
 /// Settings of a fenced consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
@@ -72,18 +75,14 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// How long a partition may have lag without a record being read before the consumer fails and is restarted.
     pub stall_after: Duration,
-    /// How long the broker waits for more records before it answers a fetch (`fetch.wait.max.ms`). A shorter wait
-    /// lowers latency, and costs the broker, this process and the owner one round for every few records: an answer to
-    /// each fetch at once took a fifth of the broker's processor time at 10,000 records a second.
-    pub fetch_wait: Duration,
-    /// While so many records are read ahead, nothing is fetched (`queued.min.messages`). What is read ahead of one
-    /// partition delays the others when the owner is slower than the log.
-    pub read_ahead_records: u32,
+    /// How long the consumer waits after an answer with records before it fetches again (`fetch.queue.backoff.ms`), so
+    /// that more records come together. A shorter pause lowers latency, and costs the broker, this process and the owner
+    /// one round for every few records.
+    pub fetch_pause: Duration,
 }
 
 impl ConsumerSettings {
-    /// Settings with a session timeout of 10 s, stalls after 30 s, fetches of 5 ms, 20,000 records read ahead, and no
-    /// companion topics.
+    /// Settings with a session timeout of 10 s, stalls after 30 s, 5 ms between fetches, and no companion topics.
     pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -92,8 +91,7 @@ impl ConsumerSettings {
             companion_topics: Vec::new(),
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
-            fetch_wait: Duration::from_millis(5),
-            read_ahead_records: 20_000,
+            fetch_pause: Duration::from_millis(5),
         }
     }
 }
@@ -297,14 +295,15 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", "1000")
-        // Read-ahead in librdkafka: enough for a catch-up at full speed, small enough to bound memory. When it is full
-        // the next fetch waits only 10 ms; the default second shows as stalls.
-        .set("queued.min.messages", settings.read_ahead_records.to_string())
+        // The broker answers when it has a record, so that an idle topic costs nearly nothing. After an answer with
+        // records librdkafka pauses, because it fetches nothing while a record is read ahead. What is read ahead of one
+        // partition delays the others when the owner is slower than the log. An answer has up to 1 MB of each
+        // partition, enough for a catch-up at full speed.
+        .set("queued.min.messages", "1")
         .set("queued.max.messages.kbytes", "32768")
-        .set("fetch.queue.backoff.ms", "10")
-        // The broker waits a few milliseconds for more records, unless it has 100 kB.
-        .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
-        .set("fetch.min.bytes", "100000")
+        .set("fetch.queue.backoff.ms", settings.fetch_pause.as_millis().to_string())
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string())
         .set("fetch.error.backoff.ms", "100");
     config
 }

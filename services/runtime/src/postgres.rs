@@ -64,6 +64,8 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
         tracing::warn!(host, ?sslmode, weakness, "PostgreSQL connection is not protected; use sslmode=verify-full.");
     }
     let options = options.application_name("triggers").options([
+        // Compiling a statement takes seconds of CPU when the planner overestimates it, and ours are short.
+        ("jit", "off".to_owned()),
         ("statement_timeout", config.statement_timeout.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", config.idle_transaction_timeout.as_millis().to_string()),
     ]);
