@@ -13,8 +13,8 @@ LENGTH ?= short
 # Tests wait more than they compute.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help tools up test lint schema docs deny advisories load peers python conformance fuzz scale retries faults \
-  sabotage ci
+.PHONY: help tools up test lint schema docs deny advisories load peers bench micro instructions python conformance \
+  fuzz scale retries faults sabotage ci
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ retries: tools ## kill and restart a dispatcher beside many scheduled retries; R
 fuzz: ## feed ten million random and mutated records to each decoder; RECORDS and SEED change that
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked \
 	  -p schemas -p http-server -p kafka -p tenancy -p materializer -p dispatcher decoder -- --nocapture
+
+micro: ## print nanoseconds per operation of the paths without Kafka and PostgreSQL; ARGS=token measures some
+	cargo bench --locked -p micro --bench micro -- $(ARGS)
+
+# Not in .ci/run: it needs a release build, and counts of the profile ci are not those of the product.
+instructions: tools ## compare instruction counts with loadtests/micro/instructions.txt; ARGS=--renew writes them
+	cargo run --release --locked -p micro --bin instructions -- $(ARGS)
 
 # The server is built together with the tests: a separate build would select other features and rebuild many crates.
 python: tools ## check the Python client: lints, types, its tests against a real system; ARGS for pytest

@@ -32,6 +32,7 @@ has_openssl || need 'the headers of OpenSSL (libssl)' libssl-dev
 command -v curl >/dev/null || need 'curl' curl
 command -v jq >/dev/null || need 'jq, which the shell lines of README.md use' jq
 has_venv || need 'Python 3 with venv, which checks the Python client' python3-venv
+command -v valgrind >/dev/null || need 'valgrind, which counts instructions' valgrind
 command -v setpriv >/dev/null || need 'setpriv' util-linux
 if ! has_recent_java; then
   java=default-jre-headless

@@ -3,7 +3,7 @@
 //! The figures show which resource was used up, not why. CPU is that of the measured components: a machine that also
 //! does something else is busier than they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::figures::Figures;
 use crate::recorder::RequestOutcome;
@@ -235,15 +235,10 @@ fn ends(rows: &[&Row], figure: impl Fn(&Row) -> Option<f64>) -> Option<(f64, f64
     (quarter > 0).then(|| (mean(first), mean(last)))
 }
 
-/// CPU time by component, in microseconds for each accepted event.
-pub(crate) fn cpu_per_event(figures: &Figures) -> BTreeMap<&str, f64> {
-    let events = figures.accepted_per_second;
-    let used = figures.components.iter().filter(|_| events > 0.0);
-    used.map(|(name, used)| (name.as_str(), used.cpu_cores * 1e6 / events)).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::sample;
 
@@ -337,12 +332,5 @@ mod tests {
         assert_eq!(limits(&closed, &rows), [Limit::Generator], "the system waits for the generator");
         closed.requests = 0;
         assert_eq!(limits(&closed, &rows), [Limit::Unknown]);
-    }
-
-    #[test]
-    fn cpu_per_event_is_in_microseconds() {
-        let figures = sample::figures();
-        let triggers = cpu_per_event(&figures)["triggers"];
-        assert!((triggers - 50.0).abs() < 0.1, "0.5 cores at 10,000/s: {triggers}");
     }
 }

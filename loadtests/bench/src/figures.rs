@@ -233,8 +233,8 @@ impl Figures {
         }
         for (name, used) in &self.components {
             add(&format!("{name}_cpu"), used.cpu_cores, "cores");
-            if self.accepted_per_second > 0.0 {
-                add(&format!("{name}_cpu_per_event"), used.cpu_cores * 1e6 / self.accepted_per_second, "us");
+            if let Some(micros) = self.cpu_us_per_event.get(name) {
+                add(&format!("{name}_cpu_per_event"), *micros, "us");
             }
             add(&format!("{name}_memory"), used.memory_mib, "MiB");
         }

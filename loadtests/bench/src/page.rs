@@ -7,7 +7,7 @@ use loadkit::RunEnvironment;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::style::RGBColor;
 
-use crate::bottleneck::{cpu_per_event, find};
+use crate::bottleneck::find;
 use crate::figures::{Figures, LoadSummary};
 use crate::plot::{Plot, hex, thousands};
 use crate::recorder::Latency;
@@ -149,7 +149,7 @@ fn key(color: RGBColor) -> Markup {
 }
 
 fn components(figures: &Figures) -> Markup {
-    let per_event = cpu_per_event(figures);
+    let per_event = &figures.cpu_us_per_event;
     let cores: f64 = figures.components.values().map(|used| used.cpu_cores).sum();
     let memory: f64 = figures.components.values().map(|used| used.memory_mib).sum();
     let per_event_text = |name: &str| per_event.get(name).map_or_else(not_measured, |micros| format!("{micros:.1}"));
@@ -177,7 +177,7 @@ fn components(figures: &Figures) -> Markup {
                     th.number { (thousands(memory)) }
                 }
             }
-            p.faint { "Mean cores and highest memory of the measured part; cores divided by accepted events." }
+            p.faint { "Mean cores and highest memory of the measured part. CPU of each accepted event: from the first request until every event was applied." }
         }
     }
 }

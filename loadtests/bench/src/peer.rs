@@ -20,7 +20,8 @@ use crate::cli::{PeerArgs, PeerName};
 use crate::figures::Figures;
 use crate::generator::Generator;
 use crate::organizations::Organization;
-use crate::process_usage::{Component, listener};
+use crate::process_usage::{Component, CpuMeter, listener};
+use crate::product::accepted_events;
 use crate::report::{self, Report};
 use crate::request::Requests;
 use crate::scenario::{Load, Pace, Thresholds};
@@ -29,16 +30,8 @@ use crate::target::{Address, DevFile, port_of};
 
 #[derive(Serialize)]
 struct PeerReport {
-    runs: Vec<PeerRun>,
+    runs: Vec<Report>,
     passed: bool,
-}
-
-#[derive(Serialize)]
-struct PeerRun {
-    #[serde(flatten)]
-    report: Report,
-    /// CPU of an accepted event in microseconds, by component.
-    cpu_us: BTreeMap<String, f64>,
 }
 
 /// Measures the peer and writes the report. Returns whether all its checks passed.
@@ -112,23 +105,24 @@ async fn measure(
     for (model, load) in loads {
         let mut environment = RunEnvironment::detect();
         environment.versions.extend(peer.version.clone().map(|version| (arguments.name.name().to_owned(), version)));
+        let meter = CpuMeter::start(&components);
         let session = drive(arguments.name, &peer, load, &components, model).await?;
-        let figures = Figures::of(&load, &session);
+        let mut figures = Figures::of(&load, &session);
+        figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
         let checks = figures.check(&Thresholds::none());
         let passed = checks.iter().all(|check| check.passed);
         let name = format!("{}-{model}", arguments.name.name());
-        let cpu_us = cpu_us(&figures);
         let report = Report { name, environment, figures, checks, passed, rows: session.rows };
         print!("{}", report::summary(&report));
-        println!("  CPU of an event, us: {}", listed(&cpu_us));
-        runs.push(PeerRun { report, cpu_us });
+        println!("  CPU of an event, us: {}", listed(&report.figures.cpu_us_per_event));
+        runs.push(report);
     }
     peer.stop().await?;
-    let passed = runs.iter().all(|run| run.report.passed);
+    let passed = runs.iter().all(|run| run.passed);
     let report = PeerReport { runs, passed };
     report::write_json(folder, &report)?;
     for run in &report.runs {
-        report::write_series(folder, &format!("series-{}.csv", run.report.name), &run.report.rows)?;
+        report::write_series(folder, &format!("series-{}.csv", run.name), &run.rows)?;
     }
     println!("report in {}", folder.display());
     Ok(passed)
@@ -154,15 +148,9 @@ async fn drive(
 
 /// The generator, the peer with its descendants, and the broker.
 fn components(peer: &PeerProcess, brokers: Option<&str>) -> Vec<Component> {
-    let component = |name: &str, pid| Component { name: name.to_owned(), pid };
-    let mut components = vec![component("generator", std::process::id()), component("peer", peer.pid)];
-    components.extend(brokers.and_then(port_of).and_then(listener).map(|pid| component("kafka", pid)));
+    let mut components = vec![Component::new("generator", std::process::id()), Component::new("peer", peer.pid)];
+    components.extend(brokers.and_then(port_of).and_then(listener).map(|pid| Component::new("kafka", pid)));
     components
-}
-
-fn cpu_us(figures: &Figures) -> BTreeMap<String, f64> {
-    let of_cores = |cores: f64| cores * 1_000_000.0 / figures.accepted_per_second;
-    figures.components.iter().map(|(name, used)| (name.clone(), of_cores(used.cpu_cores))).collect()
 }
 
 fn listed(cpu_us: &BTreeMap<String, f64>) -> String {

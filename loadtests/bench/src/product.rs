@@ -120,7 +120,8 @@ async fn run_batches(
     Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })
 }
 
-fn accepted_events(session: &session::Session, load: &Load) -> u64 {
+/// Events of the requests that were accepted as a whole.
+pub(crate) fn accepted_events(session: &session::Session, load: &Load) -> u64 {
     session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0) * load.batch_events as u64
 }
 

@@ -81,6 +81,8 @@ pub(crate) fn figures() -> Figures {
         send_delay: latency(0.01, 300_000),
         outcomes: BTreeMap::from([("accepted".to_owned(), 354_993), ("status_503".to_owned(), 7)]),
         components: BTreeMap::from(components),
+        cpu_us_per_event: COMPONENTS.map(|(name, cores, _)| (name.to_owned(), cores * 100.0)).into(),
+        applied_after_ms: Some(40.0),
         visibility: Some(Visibility {
             latency: latency(3.0, 3_000),
             poll_interval_ms: 3,

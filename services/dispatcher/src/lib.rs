@@ -11,6 +11,8 @@
 mod acks;
 mod attempt;
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod config;
 mod deliveries;
 mod delivery;

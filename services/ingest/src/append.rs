@@ -50,10 +50,22 @@ struct Confirmed {
 }
 
 /// An event as the value of its record.
-struct EncodedEvent {
-    value: Vec<u8>,
-    event_id: EventId,
-    event_type: String,
+pub(crate) struct EncodedEvent {
+    pub(crate) value: Vec<u8>,
+    pub(crate) event_id: EventId,
+    pub(crate) event_type: String,
+}
+
+impl EncodedEvent {
+    pub(crate) fn of(admitted: Admitted, context: &RequestContext) -> Result<Self, Problem> {
+        let value = codec::encode_event(&admitted.event).map_err(|error| {
+            error!(request_id = %context.request_id, %error, "Event could not be encoded; answering 500");
+            Problem::internal()
+        })?;
+        // The event itself is not kept until the report: it is as large as its record.
+        let Event { event_id, event_type, .. } = admitted.event;
+        Ok(Self { value, event_id, event_type })
+    }
 }
 
 /// An event that was handed to the producer. Dropping it does not take it back.
@@ -130,7 +142,7 @@ impl<'a> Appender<'a> {
 
     /// Appends the event, waits for the delivery report, and returns the event's position.
     async fn append(&self, admitted: Admitted, turn: Turn<'_>) -> Result<Accepted, Problem> {
-        let encoded = self.encode(admitted)?;
+        let encoded = EncodedEvent::of(admitted, self.context)?;
         turn.wait().await;
         let submitted = self.submit(encoded);
         drop(turn);
@@ -142,17 +154,7 @@ impl<'a> Appender<'a> {
     /// Hands an event without a dedup key to the producer. The caller has seen that it is its turn, and calls
     /// [`Self::note_written`] before it answers.
     pub(crate) fn append_next(&self, admitted: Admitted) -> Result<SubmittedEvent<'a>, Problem> {
-        self.submit(self.encode(admitted)?)
-    }
-
-    fn encode(&self, admitted: Admitted) -> Result<EncodedEvent, Problem> {
-        let value = codec::encode_event(&admitted.event).map_err(|error| {
-            error!(request_id = %self.context.request_id, %error, "Event could not be encoded; answering 500");
-            Problem::internal()
-        })?;
-        // The event itself is not kept until the report: it is as large as its record.
-        let Event { event_id, event_type, .. } = admitted.event;
-        Ok(EncodedEvent { value, event_id, event_type })
+        self.submit(EncodedEvent::of(admitted, self.context)?)
     }
 
     fn submit(&self, encoded: EncodedEvent) -> Result<SubmittedEvent<'a>, Problem> {

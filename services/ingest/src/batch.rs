@@ -3,7 +3,7 @@
 //! The framing of the body is here. [`items`] appends the events together, and [`results`] has the answer.
 
 mod items;
-mod results;
+pub(crate) mod results;
 
 use axum::body::Body;
 use axum::extract::{Request, State};

@@ -10,6 +10,8 @@ mod accept;
 mod admit;
 mod append;
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod bodies;
 mod dedup_cache;
 mod dedup_lookup;

@@ -19,5 +19,7 @@ mod rejected;
 mod routes;
 mod state;
 
+#[cfg(feature = "bench")]
+pub use inbox::bench as inbox_bench;
 pub use routes::{openapi, routes};
 pub use state::InboxState;

@@ -22,8 +22,7 @@ use crate::generator::{Generator, Watch};
 use crate::lag::LagReader;
 use crate::organizations::Organization;
 use crate::process_usage::{Component, CpuMeter, listener};
-use crate::product::sample_every;
-use crate::recorder::RequestOutcome;
+use crate::product::{accepted_events, sample_every};
 use crate::report::Report;
 use crate::request::Requests;
 use crate::scenario::{Load, Thresholds};
@@ -140,8 +139,7 @@ async fn measure(
             left => figures.measurement_errors.push(format!("{left} records were not written")),
         }
     }
-    let accepted = session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
-    figures.cpu_us_per_event = meter.micros_per_event(accepted * load.batch_events as u64);
+    figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     if let Some(visibility) = visibility {
         figures.visibility = Some(visibility.await.context("watching the view")??);
     }

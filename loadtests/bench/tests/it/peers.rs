@@ -63,7 +63,7 @@ async fn a_peer_is_measured_and_leaves_neither_processes_nor_topic() {
     assert!(run["figures"]["requests"].as_u64().unwrap() > 0, "{report:#}");
     assert_eq!(run["figures"]["errors"], 0);
     assert!(run["figures"]["components"]["peer"]["memory_mib"].as_f64().unwrap() > 0.5, "{report:#}");
-    assert!(run["cpu_us"]["kafka"].is_number(), "{report:#}");
+    assert!(run["figures"]["cpu_us_per_event"]["kafka"].is_number(), "{report:#}");
     assert_gone(&peers.path().join("camel/pids")).await;
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
     devstack::testing::eventually(Duration::from_secs(10), "the topic is gone", || async {

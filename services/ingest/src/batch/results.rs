@@ -17,7 +17,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// About what the result of an accepted event takes.
 const ACCEPTED_RESULT_BYTES: usize = 192;
 
-pub(super) struct Results {
+pub(crate) struct Results {
     dialect: Dialect,
     items: Vec<ItemResult>,
     accepted: usize,
@@ -76,7 +76,7 @@ pub(crate) struct BatchBody<'a> {
 }
 
 impl Results {
-    pub(super) fn new(dialect: Dialect) -> Self {
+    pub(crate) fn new(dialect: Dialect) -> Self {
         Self { dialect, items: Vec::new(), accepted: 0, duplicates: 0, unavailable: 0, first_unavailable: None }
     }
 
@@ -85,19 +85,19 @@ impl Results {
     }
 
     /// That many items follow.
-    pub(super) fn make_room_for(&mut self, items: usize) {
+    pub(crate) fn make_room_for(&mut self, items: usize) {
         self.items.reserve(items);
     }
 
     /// The index of the next item, whose result is set later.
-    pub(super) fn reserve(&mut self) -> usize {
+    pub(crate) fn reserve(&mut self) -> usize {
         let index = self.items.len();
         self.items.push(ItemResult::new(index));
         index
     }
 
     /// Sets the result of an item whose event is on the log.
-    pub(super) fn set(&mut self, index: usize, outcome: Outcome) {
+    pub(crate) fn set(&mut self, index: usize, outcome: Outcome) {
         let result = match outcome {
             Outcome::Accepted(accepted) => {
                 self.accepted += 1;
@@ -147,7 +147,7 @@ impl Results {
 
     /// The answer to the whole batch: 200, 207, or 503 when all items were answered so. `unconfirmed`: the answer to an
     /// item that may have been stored.
-    pub(super) fn into_response(self, unconfirmed: Option<&Problem>) -> Result<Response, Problem> {
+    pub(crate) fn into_response(self, unconfirmed: Option<&Problem>) -> Result<Response, Problem> {
         if self.unavailable == self.items.len()
             && let Some(problem) = unconfirmed.or(self.first_unavailable.as_ref()).cloned()
         {

@@ -4,6 +4,8 @@
 //! SQL. The projector writes the view; `acks` acknowledges events.
 
 mod advance_cursor;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod bounds;
 mod cursor;
 mod event;

@@ -7,6 +7,8 @@
 
 mod applied_until;
 pub(crate) mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod config;
 mod decode;
 mod duplicates;
