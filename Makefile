@@ -55,6 +55,10 @@ peers: tools ## measure Apache Camel and Durable Streams beside the system of `m
 	cargo build --release --locked -p bench
 	for peer in camel camel-deliver durable-streams; do $(PROFILE_DIR)/bench peer $$peer $(ARGS) || exit 1; done
 
+bench: tools ## print the figures of the table of targets, each beside its bare loop; ARGS='--steps s1,s2 --rounds 3'
+	cargo build --release --locked --workspace
+	$(PROFILE_DIR)/bench all $(ARGS)
+
 schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 	WRITE_SCHEMA=1 cargo test --profile ci --locked -p runtime --test it schema
 

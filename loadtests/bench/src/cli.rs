@@ -44,6 +44,8 @@ pub(crate) enum Command {
     All(AllArgs),
     /// Name what changed between the results of two commits by more than the noise; exit code 1 if something got worse.
     Compare(CompareArgs),
+    /// Write the results of a commit as a document.
+    Report(ReportArgs),
     /// Deliver webhooks to receivers in this process; count what arrives, and when.
     Deliver(DeliverArgs),
     /// Run the product with rate limits on and off in turns; report CPU and latency of both.
@@ -287,6 +289,16 @@ pub(crate) struct CompareArgs {
     pub before: String,
     /// The same.
     pub after: String,
+}
+
+/// `report`.
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// Commit whose results are kept, or a file of results.
+    pub results: String,
+    /// The document.
+    #[arg(long, default_value = "docs/performance-baseline.md")]
+    pub document: PathBuf,
 }
 
 /// `cost`.

@@ -41,7 +41,7 @@ pub(crate) fn run(before: &str, after: &str) -> Result<bool, Failure> {
 }
 
 /// A path, or the start of a commit in the folder of the results.
-fn find(name: &str) -> PathBuf {
+pub(crate) fn find(name: &str) -> PathBuf {
     if Path::new(name).is_file() {
         return PathBuf::from(name);
     }

@@ -8,6 +8,7 @@
 //! Exit codes: 0 all thresholds met, 1 a missed threshold or a failure, 2 wrong usage.
 
 mod bare;
+mod baseline;
 mod bottleneck;
 mod catchup;
 mod cli;
@@ -120,6 +121,7 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::Cost(arguments) => run_cost(arguments).await,
         Command::All(arguments) => run_all(arguments).await,
         Command::Compare(arguments) => compare::run(&arguments.before, &arguments.after),
+        Command::Report(arguments) => baseline::run(&compare::find(&arguments.results), &arguments.document),
         Command::Pair(arguments) => run_pair(arguments).await,
         Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
         Command::LimitCost(arguments) => run_limit_cost(arguments).await,

@@ -177,7 +177,10 @@ fn components(figures: &Figures) -> Markup {
                     th.number { (thousands(memory)) }
                 }
             }
-            p.faint { "Mean cores and highest memory of the measured part. CPU of each accepted event: from the first request until every event was applied." }
+            p.faint {
+                "Mean cores and highest memory of the measured part. CPU of each accepted event: from the first \
+                 request until every event was applied."
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A system for one comparison: Kafka and PostgreSQL with full durability in a temporary folder, and one process of each
-//! role, so that the CPU of each role is known. It stops with this process and leaves nothing behind.
+//! A system for one comparison: Kafka and PostgreSQL with full durability in a temporary folder, and one process of
+//! each role, so that the CPU of each role is known. It stops with this process and leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! Measures the time until an accepted event is visible: polls the view for a sample of the accepted events.
 //!
 //! It polls the database and not the inbox, because the inbox waits for the events of its own instance (read your
-//! writes). One connection asks for the oldest open events in one statement, so the cost grows neither with the rate nor
-//! with the number of open events. The pause grows with the duration of the last poll, so that polling does not slow
-//! down a view that is behind. The figure is an upper bound: it includes one poll interval, and the wait for older
+//! writes). One connection asks for the oldest open events in one statement, so the cost grows neither with the rate
+//! nor with the number of open events. The pause grows with the duration of the last poll, so that polling does not
+//! slow down a view that is behind. The figure is an upper bound: it includes one poll interval, and the wait for older
 //! events of the sample.
 
 use std::collections::VecDeque;

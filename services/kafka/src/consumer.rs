@@ -57,7 +57,7 @@ const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a fetch waits at the broker for a first record. An added partition is fetched after this time at the latest.
+/// How long a fetch waits at the broker for a first record. A partition that is assigned meanwhile is fetched after it.
 const FETCH_WAIT: Duration = Duration::from_millis(200);
 
 /// Settings of a fenced consumer.
@@ -76,8 +76,8 @@ pub struct ConsumerSettings {
     /// How long a partition may have lag without a record being read before the consumer fails and is restarted.
     pub stall_after: Duration,
     /// How long the consumer waits after an answer with records before it fetches again (`fetch.queue.backoff.ms`), so
-    /// that more records come together. A shorter pause lowers latency, and costs the broker, this process and the owner
-    /// one round for every few records.
+    /// that more records come together. A shorter pause lowers latency, and costs the broker, this process and the
+    /// owner one round for every few records.
     pub fetch_pause: Duration,
 }
 
