@@ -13,13 +13,13 @@ pub(crate) const MAX_PHASES: usize = 8;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Phase {
     rate_per_second: u64,
-    hold_ns: u128,
+    hold_ns: u64,
 }
 
 /// A ramp from zero to the rate of the first phase, then the phases. Requests are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
-    ramp_ns: u128,
+    ramp_ns: u64,
     /// Phases of no time at the end are unused.
     phases: [Phase; MAX_PHASES],
 }
@@ -35,9 +35,9 @@ impl Schedule {
     pub(crate) fn with_phases(ramp: Duration, phases: &[(u64, Duration)]) -> Self {
         let mut all = [Phase::default(); MAX_PHASES];
         for (phase, (rate_per_second, hold)) in all.iter_mut().zip(phases) {
-            *phase = Phase { rate_per_second: (*rate_per_second).max(1), hold_ns: hold.as_nanos() };
+            *phase = Phase { rate_per_second: (*rate_per_second).max(1), hold_ns: in_nanos(*hold) };
         }
-        Self { ramp_ns: ramp.as_nanos(), phases: all }
+        Self { ramp_ns: in_nanos(ramp), phases: all }
     }
 
     /// The intended time of request `number`, from the start of the schedule. A request after the end of the schedule
@@ -45,22 +45,22 @@ impl Schedule {
     pub(crate) fn at(&self, number: u64) -> Duration {
         // Requests are counted in halves of a nanosecond, so that an odd ramp divides evenly.
         let mut left = 2 * u128::from(number) * NANOS;
-        let first = u128::from(self.phases[0].rate_per_second);
+        let (first, ramp) = (u128::from(self.phases[0].rate_per_second), u128::from(self.ramp_ns));
         // In the ramp n = rate t^2 / (2 ramp). It sends as many requests as half its time at the full rate.
-        if left < first * self.ramp_ns {
-            return nanos((left * self.ramp_ns / first).isqrt());
+        if left < first * ramp {
+            return nanos((left * ramp / first).isqrt());
         }
-        left -= first * self.ramp_ns;
-        let mut start = self.ramp_ns;
+        left -= first * ramp;
+        let mut start = ramp;
         let mut phases = self.phases.iter().filter(|phase| phase.hold_ns > 0).peekable();
         while let Some(phase) = phases.next() {
             let rate = u128::from(phase.rate_per_second);
-            let within = 2 * rate * phase.hold_ns;
+            let within = 2 * rate * u128::from(phase.hold_ns);
             if left < within || phases.peek().is_none() {
                 return nanos(start + left / (2 * rate));
             }
             left -= within;
-            start += phase.hold_ns;
+            start += u128::from(phase.hold_ns);
         }
         nanos(start)
     }
@@ -68,19 +68,20 @@ impl Schedule {
     /// Number of requests: all whose intended time is before the end.
     pub(crate) fn total(&self) -> u64 {
         let first = u128::from(self.phases[0].rate_per_second);
-        let held: u128 = self.phases.iter().map(|phase| 2 * u128::from(phase.rate_per_second) * phase.hold_ns).sum();
+        let of_phase = |phase: &Phase| 2 * u128::from(phase.rate_per_second) * u128::from(phase.hold_ns);
+        let held: u128 = self.phases.iter().map(of_phase).sum();
         // Rounded up, since the request at 0 is one.
-        u64::try_from((first * self.ramp_ns + held).div_ceil(2 * NANOS)).unwrap_or(u64::MAX)
+        u64::try_from((first * u128::from(self.ramp_ns) + held).div_ceil(2 * NANOS)).unwrap_or(u64::MAX)
     }
 
     /// How long the ramp lasts.
     pub(crate) fn ramp(&self) -> Duration {
-        nanos(self.ramp_ns)
+        Duration::from_nanos(self.ramp_ns)
     }
 
     /// How long the phases last.
     pub(crate) fn hold(&self) -> Duration {
-        nanos(self.phases.iter().map(|phase| phase.hold_ns).sum())
+        Duration::from_nanos(self.phases.iter().map(|phase| phase.hold_ns).sum())
     }
 
     /// Whether it has one rate after the ramp.
@@ -95,10 +96,10 @@ impl Schedule {
 
     /// The rate aimed at `elapsed` after the start, per second.
     pub(crate) fn rate_at(&self, elapsed: Duration) -> u64 {
-        let elapsed = elapsed.as_nanos();
+        let elapsed = in_nanos(elapsed);
         if elapsed < self.ramp_ns {
             let first = self.phases[0].rate_per_second;
-            return u64::try_from(u128::from(first) * elapsed / self.ramp_ns).unwrap_or(first);
+            return u64::try_from(u128::from(first) * u128::from(elapsed) / u128::from(self.ramp_ns)).unwrap_or(first);
         }
         let mut ends = self.ramp_ns;
         for phase in &self.phases {
@@ -109,6 +110,10 @@ impl Schedule {
         }
         0
     }
+}
+
+fn in_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn nanos(nanos: u128) -> Duration {
