@@ -47,7 +47,7 @@ advisories: tools ## check known vulnerabilities of the crates; ADVISORY_DB=FOLD
 	@$(if $(ADVISORY_DB),GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0='url.file://$(abspath $(ADVISORY_DB)).insteadOf' \
 	GIT_CONFIG_VALUE_0=https://github.com/RustSec/advisory-db) deploy/cargo-deny check advisories
 
-load: tools ## run a load test against the system of `make up`; SCENARIO=smoke|full, ARGS for more options
+load: tools ## run a load test against the system of `make up`; SCENARIO=spike: bench run --help lists them
 	cargo build --release --locked -p bench
 	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
 

@@ -14,6 +14,7 @@ pub(crate) use self::load::LoadArgs;
 pub(crate) use self::peer::{PeerArgs, PeerName};
 use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
+use crate::results::FOLDER;
 use crate::scenario::{Compared, Scenario, Thresholds};
 use crate::suite::Step;
 
@@ -265,6 +266,9 @@ pub(crate) struct AllArgs {
     /// The program, of which every role is started.
     #[command(flatten)]
     pub program: ProgramArgs,
+    /// Folder of the results of each commit.
+    #[arg(long, default_value = FOLDER)]
+    pub results: PathBuf,
     /// Steps, one after the other [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<Step>,

@@ -162,7 +162,7 @@ async fn run_product(system: &mut System, options: &Options, load: Load) -> Resu
 
 fn rate_name(load: &Load) -> String {
     match load.pace {
-        Pace::Open(schedule) => format!("{}/s", schedule.rate_at(schedule.ramp())),
+        Pace::Open(schedule) => format!("{}/s", schedule.peak()),
         Pace::Closed { .. } => format!("closed, {} in flight", load.connections),
     }
 }

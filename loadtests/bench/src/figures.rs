@@ -100,9 +100,7 @@ impl Figures {
         let errors = requests - accepted;
         let seconds = recorder.last_done.saturating_sub(load.pace.measured_from()).as_secs_f64();
         let (rate, never_sent) = match load.pace {
-            Pace::Open(schedule) => {
-                (Some(schedule.rate_at(schedule.ramp())), schedule.total().saturating_sub(session.sent))
-            }
+            Pace::Open(schedule) => (Some(schedule.peak()), schedule.total().saturating_sub(session.sent)),
             Pace::Closed { .. } => (None, 0),
         };
         Self {
@@ -291,6 +289,7 @@ mod tests {
             keyed: false,
             timeout: SECOND,
             client_threads: 1,
+            stops: true,
         }
     }
 

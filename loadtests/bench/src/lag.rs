@@ -18,7 +18,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) struct LagReader {
     kafka: Arc<BaseConsumer>,
     connection: PgConnection,
-    consumer: String,
+    /// As it is named in `consumer_positions`.
+    pub(crate) consumer: String,
     topic: String,
     partitions: i32,
 }

@@ -34,6 +34,7 @@ mod plot;
 mod process_usage;
 mod product;
 mod recorder;
+mod recovery;
 mod report;
 mod request;
 mod results;
@@ -208,6 +209,7 @@ async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
         ramp: ramp.unwrap_or(Duration::from_secs(5)),
         measured: measured.unwrap_or(Duration::from_secs(20)),
         server_threads: threads(None),
+        results: arguments.results,
     };
     suite::run(&options, &report::folder(arguments.load.out.as_deref(), "all")).await
 }

@@ -143,7 +143,7 @@ async fn drive(
     let organizations: Vec<Organization> = (0..load.organizations).map(organization).collect();
     let requests = Requests::on_route(name.route(), &address, &organizations, &load, run);
     let generator = Generator::start(load, authority, requests, None).await?;
-    session::watch(generator, &load, components).await
+    session::watch(generator, &load, components, None).await
 }
 
 /// The generator, the peer with its descendants, and the broker.

@@ -55,17 +55,19 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
     let requests = Requests::new(&target.address, &organizations.list, &load, &run_tag);
     let components = components(target, &options.components);
+    let mut lag = lag_reader(target).await?;
     let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
-    let session = session::watch(generator, &load, &components).await?;
+    let session = session::watch(generator, &load, &components, lag.as_mut()).await?;
 
     let mut figures = Figures::of(&load, &session);
     let last_reply = Instant::now();
-    match wait_until_applied(target, last_reply + options.settle).await {
-        Ok(Some(0)) => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
-        Ok(Some(left)) => figures.measurement_errors.push(format!("{left} records were not applied to the view")),
-        Ok(None) => {}
-        Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+    if let Some(lag) = &mut lag {
+        match lag.wait_until_applied(last_reply + options.settle).await {
+            Ok(0) => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
+            Ok(left) => figures.measurement_errors.push(format!("{left} records were not applied to the view")),
+            Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+        }
     }
     figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     if let Some(visibility) = visibility {
@@ -108,7 +110,7 @@ async fn run_batches(
     let components = components(target, &options.components);
     let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
-    let session = session::watch(generator, &load, &components).await?;
+    let session = session::watch(generator, &load, &components, None).await?;
     let mut figures = Figures::of(&load, &session);
     figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     match end_of_log(brokers).await {
@@ -125,19 +127,17 @@ pub(crate) fn accepted_events(session: &session::Session, load: &Load) -> u64 {
     session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0) * load.batch_events as u64
 }
 
-/// Waits until the view has all records of the log. Returns how many it lacks at `until`; none without a database and a
-/// broker.
-async fn wait_until_applied(target: &Target, until: Instant) -> anyhow::Result<Option<u64>> {
+/// Reads how far the materializer is behind; none without a database and a broker.
+async fn lag_reader(target: &Target) -> anyhow::Result<Option<LagReader>> {
     let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else { return Ok(None) };
     let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
-    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
-    lag.wait_until_applied(until).await.map(Some)
+    LagReader::connect(brokers, database_url, consumer, topic).await.map(Some)
 }
 
 /// Every how many accepted events one is sampled for visibility.
 pub(crate) fn sample_every(load: &Load) -> u64 {
     let every = match load.pace {
-        Pace::Open(schedule) => schedule.rate_at(schedule.ramp()) / SAMPLES_PER_SECOND,
+        Pace::Open(schedule) => schedule.peak() / SAMPLES_PER_SECOND,
         Pace::Closed { .. } => 100,
     };
     every.max(1)

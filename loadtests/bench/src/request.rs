@@ -170,6 +170,7 @@ mod tests {
             keyed: run.is_some(),
             timeout: second,
             client_threads: 1,
+            stops: true,
         };
         Requests::new(&address, &organizations, &load, run.unwrap_or_default())
     }

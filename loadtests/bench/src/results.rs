@@ -100,10 +100,10 @@ impl ResultFigure {
 
 impl Results {
     /// Where the results of this commit are kept.
-    pub(crate) fn path(&self) -> PathBuf {
+    fn path(&self, folder: &Path) -> PathBuf {
         let commit = self.environment.commit.get(..10).unwrap_or("unknown");
         let changed = if self.environment.uncommitted_changes { "-changed" } else { "" };
-        Path::new(FOLDER).join(format!("{commit}{changed}.json"))
+        folder.join(format!("{commit}{changed}.json"))
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
@@ -111,16 +111,16 @@ impl Results {
         serde_json::from_slice(&bytes).with_context(|| format!("{} has no results of `bench all`", path.display()))
     }
 
-    /// Writes them for this commit. Figures of an earlier invocation at this commit are kept unless they were measured
-    /// again.
-    pub(crate) fn write(&self) -> Result<PathBuf> {
-        let path = self.path();
+    /// Writes them for this commit into `folder`. Figures of an earlier invocation at this commit are kept unless they
+    /// were measured again.
+    pub(crate) fn write(&self, folder: &Path) -> Result<PathBuf> {
+        let path = self.path(folder);
         let mut figures = Self::read(&path).map(|earlier| earlier.figures).unwrap_or_default();
         figures.retain(|earlier| !self.figures.iter().any(|figure| figure.is_same(earlier)));
         figures.extend(self.figures.iter().cloned());
         figures.sort_by_key(ResultFigure::order);
         let merged = Self { environment: self.environment.clone(), figures };
-        std::fs::create_dir_all(FOLDER).with_context(|| format!("creating {FOLDER}"))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let mut text = serde_json::to_string_pretty(&merged).context("writing the results")?;
         text.push('\n');
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;

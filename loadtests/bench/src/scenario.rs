@@ -19,8 +19,30 @@ pub(crate) enum Scenario {
     Smoke,
     /// 1,000/s for 2 min.
     Baseline,
+    /// 5,000/s for 3 min after a ramp of 30 s.
+    Peak,
+    /// Eight steps of 30 s, from 2,000/s to 16,000/s: where does it break? The run stops there.
+    Stress,
     /// 10,000/s for 5 min after a ramp of 1 min.
     Full,
+    /// 15,000/s for 5 min after a ramp of 1 min.
+    High,
+    /// 1,000/s, 20,000/s for 10 s, 1,000/s: how fast does it recover?
+    Spike,
+    /// 30,000/s for 1 min: what cannot be accepted must be refused.
+    Overload,
+    /// 2,000/s for 30 min: do memory and latency stay flat?
+    Soak,
+}
+
+/// The load of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub schedule: Schedule,
+    pub organizations: usize,
+    pub connections: usize,
+    /// Whether ten bad seconds stop the run.
+    pub stops: bool,
 }
 
 impl Scenario {
@@ -29,17 +51,38 @@ impl Scenario {
         match self {
             Self::Smoke => "smoke",
             Self::Baseline => "baseline",
+            Self::Peak => "peak",
+            Self::Stress => "stress",
             Self::Full => "full",
+            Self::High => "high",
+            Self::Spike => "spike",
+            Self::Overload => "overload",
+            Self::Soak => "soak",
         }
     }
 
-    /// Rate per second, ramp, time at the rate, organizations, connections.
-    pub(crate) fn shape(self) -> (u64, Duration, Duration, usize, usize) {
+    pub(crate) fn shape(self) -> Shape {
         let seconds = Duration::from_secs;
+        let steady = |rate, ramp, hold, organizations, connections| Shape {
+            schedule: Schedule::new(rate, seconds(ramp), seconds(hold)),
+            organizations,
+            connections,
+            stops: true,
+        };
         match self {
-            Self::Smoke => (100, seconds(0), seconds(30), 10, 32),
-            Self::Baseline => (1_000, seconds(10), seconds(120), 1_000, 128),
-            Self::Full => (10_000, seconds(60), seconds(300), 1_000, 256),
+            Self::Smoke => steady(100, 0, 30, 10, 32),
+            Self::Baseline => steady(1_000, 10, 120, 1_000, 128),
+            Self::Peak => steady(5_000, 30, 180, 1_000, 256),
+            Self::Stress => {
+                let steps = [2_000, 4_000, 6_000, 8_000, 10_000, 12_000, 14_000, 16_000];
+                let phases = steps.map(|rate| (rate, seconds(30)));
+                Shape { schedule: Schedule::with_phases(seconds(10), &phases), ..steady(1, 0, 1, 1_000, 256) }
+            }
+            Self::Full => steady(10_000, 60, 300, 1_000, 256),
+            Self::High => steady(15_000, 60, 300, 1_000, 512),
+            Self::Spike => Shape { schedule: spike(), stops: false, ..steady(1, 0, 1, 1_000, 2_000) },
+            Self::Overload => Shape { stops: false, ..steady(30_000, 5, 60, 1_000, 4_000) },
+            Self::Soak => steady(2_000, 30, 1_800, 1_000, 128),
         }
     }
 
@@ -51,22 +94,38 @@ impl Scenario {
                 visible_p95_ms: Some(1_000.0),
                 ..Thresholds::none()
             },
-            Self::Baseline => Thresholds {
+            Self::Baseline | Self::Soak => Thresholds {
                 max_error_percent: 0.01,
                 p95_ms: Some(3.0),
                 visible_p95_ms: Some(15.0),
                 ..Thresholds::none()
             },
-            Self::Full => Thresholds {
+            Self::Peak | Self::Full => Thresholds {
                 max_error_percent: 0.01,
                 p95_ms: Some(10.0),
                 p99_ms: Some(30.0),
                 max_ms: Some(1_000.0),
                 visible_p95_ms: Some(30.0),
             },
+            Self::High => {
+                Thresholds { max_error_percent: 0.01, p95_ms: Some(50.0), p99_ms: Some(200.0), ..Thresholds::none() }
+            }
+            Self::Stress => Thresholds::none(),
+            // Refusing is right here.
+            Self::Spike | Self::Overload => Thresholds { max_error_percent: 100.0, ..Thresholds::none() },
         }
     }
 }
+
+/// Rate of the spike and before and after it, and how long each lasts.
+fn spike() -> Schedule {
+    let seconds = Duration::from_secs;
+    Schedule::with_phases(seconds(5), &[(1_000, seconds(30)), (20_000, SPIKE_FOR), (1_000, seconds(30))])
+}
+
+/// When the spike ends, seconds from the start of the run.
+pub(crate) const SPIKE_ENDS: Duration = Duration::from_secs(5 + 30 + SPIKE_FOR.as_secs());
+const SPIKE_FOR: Duration = Duration::from_secs(10);
 
 /// Which figure of the product is compared with the bare loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -149,6 +208,8 @@ pub(crate) struct Load {
     pub timeout: Duration,
     /// Threads that drive the connections.
     pub client_threads: usize,
+    /// Whether ten bad seconds stop the run.
+    pub stops: bool,
 }
 
 /// Thresholds of a run; `None` is not checked.

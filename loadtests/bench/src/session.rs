@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::generator::Generator;
+use crate::lag::LagReader;
 use crate::process_usage::{self, Component, Usage};
 use crate::recorder::{Interval, Latency, Recorder, RequestOutcome};
 use crate::scenario::{Load, Pace, Second, StopRule};
@@ -51,8 +52,13 @@ pub(crate) struct Session {
     pub stopped: Option<String>,
 }
 
-/// Watches `generator` to its end.
-pub(crate) async fn watch(generator: Generator, load: &Load, components: &[Component]) -> anyhow::Result<Session> {
+/// Watches `generator` to its end. With `lag`, each row has how far that consumer is behind.
+pub(crate) async fn watch(
+    generator: Generator,
+    load: &Load,
+    components: &[Component],
+    mut lag: Option<&mut LagReader>,
+) -> anyhow::Result<Session> {
     let mut ticks =
         tokio::time::interval_at((generator.started + Duration::from_secs(1)).into(), Duration::from_secs(1));
     let mut meter = Meter::new(components);
@@ -71,7 +77,12 @@ pub(crate) async fn watch(generator: Generator, load: &Load, components: &[Compo
         }
         let finished = generator.finished();
         let counts = generator.counts();
-        let row = row(&generator, load, &generator.interval(), counts.sent - sent_before, &mut meter);
+        let mut row = row(&generator, load, &generator.interval(), counts.sent - sent_before, &mut meter);
+        if let Some(reader) = lag.as_deref_mut()
+            && let Ok(records) = reader.records().await
+        {
+            row.lag_records.insert(reader.consumer.clone(), records);
+        }
         sent_before = counts.sent;
         eprintln!("{}", line(&row));
         let second = Second {
@@ -85,6 +96,7 @@ pub(crate) async fn watch(generator: Generator, load: &Load, components: &[Compo
             break;
         }
         if stopped.is_none()
+            && load.stops
             && let Some(reason) = rule.observe(&second)
         {
             eprintln!("stopping: {reason}");

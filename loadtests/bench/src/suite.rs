@@ -12,9 +12,10 @@ use crate::bare::{self, Loop, Produce};
 use crate::catchup;
 use crate::figures::Figures;
 use crate::product;
+use crate::recovery;
 use crate::report;
 use crate::results::{ResultFigure, Results, Target};
-use crate::scenario::{Load, Pace, Thresholds};
+use crate::scenario::{Load, Pace, SPIKE_ENDS, Scenario, Thresholds};
 use crate::schedule::Schedule;
 use crate::spread::Spread;
 use crate::system::{Role, System};
@@ -23,6 +24,9 @@ use crate::system::{Role, System};
 const CATCH_UP_RECORDS: u64 = 2_000_000;
 /// How long accepted events may take to be applied after the last reply.
 const SETTLE: Duration = Duration::from_secs(120);
+
+/// Connections under overload: so many requests are in flight at most.
+const OVERLOAD_CONNECTIONS: usize = 4_000;
 
 /// A step of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +39,10 @@ pub(crate) enum Step {
     S2,
     /// S3: 15,000/s, everything runs.
     S3,
+    /// S6: 1,000/s, 20,000/s for 10 s, 1,000/s.
+    S6,
+    /// S7: twice the maximum.
+    S7,
     /// S8: catching up.
     S8,
     /// S9: batches of 100, no materializer.
@@ -59,6 +67,8 @@ pub(crate) struct Options {
     pub ramp: Duration,
     pub measured: Duration,
     pub server_threads: usize,
+    /// Folder of the results of each commit.
+    pub results: PathBuf,
 }
 
 struct Suite<'a> {
@@ -85,7 +95,7 @@ pub(crate) async fn run(options: &Options, folder: &Path) -> Result<bool, Failur
     measured?;
     let results = Results { environment, figures: suite.figures };
     report::write_json(folder, &results)?;
-    let kept = results.write()?;
+    let kept = results.write(&options.results)?;
     print!("{}", results.table());
     println!("results in {} and {}", folder.display(), kept.display());
     Ok(suite.all_passed)
@@ -102,6 +112,8 @@ impl Suite<'_> {
                 Step::S1b => self.accepting_with_everything().await?,
                 Step::S2 => self.ten_thousand().await?,
                 Step::S3 => self.fifteen_thousand().await?,
+                Step::S6 => self.spike().await?,
+                Step::S7 => self.overload().await?,
                 Step::S8 => self.catching_up().await?,
                 Step::S9 => self.batches().await?,
                 Step::S14 => self.starting().await?,
@@ -175,6 +187,49 @@ impl Suite<'_> {
         self.add("S3", "p99 at 15,000/s", "ms", of(&product, p99), Some(of(&bare, p99)), Target::at_most(200.0));
         let seen = Target::default();
         self.add("S4", "visible p95 at 15,000/s", "ms", visible(&product), Some(visible(&bare)), seen);
+        Ok(())
+    }
+
+    /// S6.
+    async fn spike(&mut self) -> Result<(), Failure> {
+        let shape = Scenario::Spike.shape();
+        let load = Load {
+            pace: Pace::Open(shape.schedule),
+            measured: shape.schedule.hold(),
+            connections: shape.connections,
+            stops: shape.stops,
+            ..self.options.load
+        };
+        let mut seconds = Vec::new();
+        for round in 1..=self.options.rounds {
+            let name = format!("s6-{round}");
+            let report = self.product_within(&name, &Role::ALL, load, Scenario::Spike.thresholds()).await?;
+            let recovered = recovery::seconds_until_fast(&report.rows, SPIKE_ENDS, 15.0);
+            seconds.push(recovered.unwrap_or(f64::NAN));
+        }
+        let target = Target::at_most(5.0);
+        self.add("S6", "p95 below 15 ms after a spike of 20,000/s", "s", Spread::of(seconds), None, target);
+        Ok(())
+    }
+
+    /// S7.
+    async fn overload(&mut self) -> Result<(), Failure> {
+        let closed = self.closed(self.options.ramp, self.options.measured);
+        let (mut shares, mut p95s) = (Vec::new(), Vec::new());
+        for round in 1..=self.options.rounds {
+            let most = self.product(&format!("s7-maximum-{round}"), &Role::ALL, closed).await?;
+            let maximum = most.figures.accepted_per_second;
+            let open = self.open((maximum * 2.0) as u64);
+            let load = Load { connections: OVERLOAD_CONNECTIONS, stops: false, ..open };
+            let name = format!("s7-overload-{round}");
+            let report = self.product_within(&name, &Role::ALL, load, Scenario::Overload.thresholds()).await?;
+            shares.push(report.figures.accepted_per_second / maximum);
+            p95s.push(report.figures.latency.p95_ms);
+        }
+        let goodput = Target::at_least(0.9);
+        self.add("S7", "accepted of twice the maximum, share of it", "", Spread::of(shares), None, goodput);
+        let target = Target::at_most(500.0);
+        self.add("S7", "p95 of all answers at twice the maximum", "ms", Spread::of(p95s), None, target);
         Ok(())
     }
 
@@ -269,12 +324,22 @@ impl Suite<'_> {
 
     /// One run with these roles, which are stopped afterwards: their polling costs Kafka.
     async fn product(&mut self, name: &str, roles: &[Role], load: Load) -> Result<report::Report, Failure> {
+        self.product_within(name, roles, load, Thresholds::none()).await
+    }
+
+    async fn product_within(
+        &mut self,
+        name: &str,
+        roles: &[Role],
+        load: Load,
+        thresholds: Thresholds,
+    ) -> Result<report::Report, Failure> {
         self.system.keep_only(roles).await?;
         self.system.run(roles).await?;
         let applies = roles.contains(&Role::Materializer);
         let options = product::Options {
             name: name.to_owned(),
-            thresholds: Thresholds::none(),
+            thresholds,
             limit_per_minute: 0,
             settle: SETTLE,
             components: self.system.components(),

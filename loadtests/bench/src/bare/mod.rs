@@ -127,13 +127,18 @@ async fn measure(
             (Some(Watch { every: sample_every(&load), sender }), Some(tokio::spawn(watcher.run(receiver))))
         }
     };
+    let mut lag = match (bare, topic) {
+        (Loop::Pipeline { produce, database_url }, Some(topic)) => {
+            Some(LagReader::connect(&produce.brokers, database_url, rows::CONSUMER, topic).await?)
+        }
+        _ => None,
+    };
     let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, address.authority.clone(), requests, watch).await?;
-    let session = session::watch(generator, &load, &components).await?;
+    let session = session::watch(generator, &load, &components, lag.as_mut()).await?;
     let mut figures = Figures::of(&load, &session);
     let last_reply = Instant::now();
-    if let (Loop::Pipeline { produce, database_url }, Some(topic)) = (bare, topic) {
-        let mut lag = LagReader::connect(&produce.brokers, database_url, rows::CONSUMER, topic).await?;
+    if let Some(lag) = &mut lag {
         match lag.wait_until_applied(last_reply + SETTLE).await? {
             0 => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
             left => figures.measurement_errors.push(format!("{left} records were not written")),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use loadkit::{Failure, duration};
 
-use crate::scenario::{Compared, Load, MIN_PAYLOAD_BYTES, Pace, Scenario};
+use crate::scenario::{Compared, Load, MIN_PAYLOAD_BYTES, Pace, Scenario, Shape};
 use crate::schedule::Schedule;
 
 /// Maximum number of requests of a run. Their ids are kept for the comparison with the inbox, 24 bytes or more each.
@@ -63,33 +63,16 @@ pub(crate) struct LoadArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Defaults of a load.
-#[derive(Clone, Copy)]
-struct Defaults {
-    rate: u64,
-    ramp: Duration,
-    hold: Duration,
-    organizations: usize,
-    connections: usize,
-}
-
 impl LoadArgs {
     /// The load of `scenario` with the options of the command line.
     pub(crate) fn of_scenario(&self, scenario: Scenario) -> Result<Load, Failure> {
-        let (rate, ramp, hold, organizations, connections) = scenario.shape();
-        self.load(Defaults { rate, ramp, hold, organizations, connections })
+        self.load(scenario.shape())
     }
 
     /// The load of a bare loop.
     pub(crate) fn of_bare(&self) -> Result<Load, Failure> {
-        let seconds = Duration::from_secs;
-        self.load(Defaults {
-            rate: 10_000,
-            ramp: seconds(10),
-            hold: seconds(60),
-            organizations: 1_000,
-            connections: 256,
-        })
+        let schedule = Schedule::new(10_000, Duration::from_secs(10), Duration::from_secs(60));
+        self.load(Shape { schedule, organizations: 1_000, connections: 256, stops: true })
     }
 
     /// The load at each of `rates` per second; 0 is the closed loop. 5 s of ramp and 20 s, unless options say so.
@@ -105,8 +88,8 @@ impl LoadArgs {
 
     /// The load of webhooks.
     pub(crate) fn of_deliver(&self) -> Result<Load, Failure> {
-        let seconds = Duration::from_secs;
-        self.load(Defaults { rate: 2_000, ramp: seconds(5), hold: seconds(20), organizations: 50, connections: 128 })
+        let schedule = Schedule::new(2_000, Duration::from_secs(5), Duration::from_secs(20));
+        self.load(Shape { schedule, organizations: 50, connections: 128, stops: true })
     }
 
     /// The load of a comparison.
@@ -123,7 +106,7 @@ impl LoadArgs {
         }
     }
 
-    fn load(&self, defaults: Defaults) -> Result<Load, Failure> {
+    fn load(&self, defaults: Shape) -> Result<Load, Failure> {
         let refuse = |text: String| Err(Failure::Usage(text));
         if !(MIN_PAYLOAD_BYTES..=MAX_PAYLOAD_BYTES).contains(&self.payload_bytes) {
             return refuse(format!("--payload-bytes must be {MIN_PAYLOAD_BYTES} to {MAX_PAYLOAD_BYTES}"));
@@ -144,9 +127,9 @@ impl LoadArgs {
             }
             (Pace::Closed { warm_up, measured }, measured)
         } else {
-            let (ramp, hold) = (self.ramp.unwrap_or(defaults.ramp), self.duration.unwrap_or(defaults.hold));
-            let schedule = Schedule::new(self.rate.unwrap_or(defaults.rate), ramp, hold);
-            if ramp + hold > MAX_RUN || schedule.total() > MAX_REQUESTS {
+            let schedule = self.schedule(defaults.schedule)?;
+            let hold = schedule.hold();
+            if schedule.ramp() + hold > MAX_RUN || schedule.total() > MAX_REQUESTS {
                 return refuse(format!(
                     "a run has {MAX_REQUESTS} requests and lasts {} min at most",
                     MAX_RUN.as_secs() / 60
@@ -169,7 +152,21 @@ impl LoadArgs {
             keyed: self.keyed,
             timeout: Duration::from_millis(self.timeout_ms),
             client_threads: usize::from(self.client_threads).min(connections),
+            stops: defaults.stops,
         })
+    }
+
+    /// The schedule with the rate and times of the command line.
+    fn schedule(&self, default: Schedule) -> Result<Schedule, Failure> {
+        if self.rate.is_none() && self.ramp.is_none() && self.duration.is_none() {
+            return Ok(default);
+        }
+        if !default.is_steady() {
+            let text = "this scenario has several rates: --rate, --ramp and --duration do not fit";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        let (ramp, hold) = (self.ramp.unwrap_or(default.ramp()), self.duration.unwrap_or(default.hold()));
+        Ok(Schedule::new(self.rate.unwrap_or(default.peak()), ramp, hold))
     }
 }
 
@@ -187,6 +184,7 @@ mod tests {
             "bench run --closed --rate 5",
             "bench run --concurrency 5",
             "bench run --duration 0",
+            "bench run --scenario spike --rate 5",
         ] {
             let arguments = run_args(line);
             assert!(matches!(arguments.load.of_scenario(arguments.scenario), Err(Failure::Usage(_))), "{line}");

@@ -117,7 +117,7 @@ mod tests {
         let both = loads("bench peer camel --rate 500 --connections 20 --concurrency 30").unwrap();
         let [("open", open), ("closed", closed)] = both.as_slice() else { panic!("{both:?}") };
         let Pace::Open(schedule) = open.pace else { panic!("{open:?}") };
-        assert_eq!((schedule.rate_at(schedule.ramp()), open.connections), (500, 20));
+        assert_eq!((schedule.peak(), open.connections), (500, 20));
         assert!(matches!(closed.pace, Pace::Closed { .. }));
         assert_eq!(closed.connections, 30);
         assert_eq!(loads("bench peer camel --closed").unwrap().len(), 1);

@@ -156,7 +156,7 @@ async fn measure(
     };
     let generator = Generator::start(*load, target.address.authority.clone(), requests, None).await?;
     let started = generator.started;
-    let session = session::watch(generator, load, &product::components(target, &options.components)).await?;
+    let session = session::watch(generator, load, &product::components(target, &options.components), None).await?;
     let accept = Figures::of(load, &session);
     let requests = session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
     let count = requests * load.batch_events as u64;

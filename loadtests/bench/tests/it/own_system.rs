@@ -1,6 +1,7 @@
 //! Commands that start a system of their own: every role is measured, every event is counted, and nothing is left.
 
 use std::path::Path;
+use std::process::Output;
 
 use crate::{assert_code, bench};
 
@@ -9,6 +10,11 @@ fn triggers() -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_bench")).with_file_name("triggers");
     assert!(program.is_file(), "{} is missing: build the whole workspace first", program.display());
     program.to_str().unwrap().to_owned()
+}
+
+/// A command without a report.
+async fn command(arguments: &[&str]) -> Output {
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).output().await.unwrap()
 }
 
 #[tokio::test]
@@ -34,6 +40,43 @@ async fn the_cost_of_an_event_has_every_component_of_both_sides() {
         assert_eq!(run["visibility"]["never_visible"], 0, "{side}");
     }
     assert_eq!(rate["product"]["runs"][0]["inbox"]["stored"], 400);
+}
+
+#[tokio::test]
+async fn figures_are_kept_compared_and_written_as_a_document() {
+    let data = tempfile::tempdir().unwrap();
+    let (results, program) = (data.path().join("results"), triggers());
+    let own = ["all", "--steps", "s14,s16", "--warm-up", "1s", "--triggers", &program, "--rounds", "1"];
+    let load = ["--ramp", "0", "--duration", "1s", "--orgs", "3", "--results", results.to_str().unwrap()];
+    let (output, report) = bench(&[&own[..], &load[..]].concat(), &data.path().join("report")).await;
+    assert_code(&output, 0);
+    let figures = report["figures"].as_array().unwrap();
+    let ids: Vec<&str> = figures.iter().map(|figure| figure["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["S14", "S14", "S14", "S16", "S15", "S16", "S4", "S15"]);
+    assert!(figures.iter().all(|figure| figure["product"]["median"].as_f64().is_some_and(|found| found > 0.0)));
+    // A run has its page.
+    assert!(data.path().join("report/s16-500-product-1/report.html").is_file());
+    let kept = std::fs::read_dir(&results).unwrap().next().unwrap().unwrap().path();
+
+    let mut slower: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    let first = &mut slower["figures"][0]["product"];
+    for end in ["median", "lowest", "highest"] {
+        first[end] = (first[end].as_f64().unwrap() * 2.0).into();
+    }
+    let changed = data.path().join("slower.json");
+    std::fs::write(&changed, slower.to_string()).unwrap();
+    let paths = [kept.to_str().unwrap(), changed.to_str().unwrap()];
+    assert_eq!(command(&["compare", paths[0], paths[0]]).await.status.code(), Some(0));
+    let worse = command(&["compare", paths[0], paths[1]]).await;
+    assert_eq!(worse.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&worse.stdout).contains("worse: "), "{worse:?}");
+    assert_eq!(command(&["compare", paths[1], paths[0]]).await.status.code(), Some(0), "better is no failure");
+
+    let document = data.path().join("baseline.md");
+    let written = command(&["report", paths[0], "--document", document.to_str().unwrap()]).await;
+    assert_eq!(written.status.code(), Some(0), "{written:?}");
+    let text = std::fs::read_to_string(document).unwrap();
+    assert!(text.contains("| S16 | p95 at 500/s |") && text.contains("<= 3 ms"), "{text}");
 }
 
 #[tokio::test]
