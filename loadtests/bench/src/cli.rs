@@ -15,7 +15,7 @@ pub(crate) use self::peer::{PeerArgs, PeerName};
 use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
 use crate::results::FOLDER;
-use crate::scenario::{Compared, Scenario, Thresholds};
+use crate::scenario::{Scenario, Thresholds};
 use crate::suite::Step;
 
 /// Measures Triggers under load, counts the stored events, and compares with bare loops.
@@ -35,8 +35,6 @@ pub(crate) enum Command {
     /// Measure a bare loop with the same generator.
     #[command(subcommand)]
     Bare(BareCommand),
-    /// Run product and bare loop in turns; report the ratio of their medians.
-    Pair(PairArgs),
     /// Start processes of the role ingest and put each rate limit under load.
     Limits(LimitsArgs),
     /// Start a system, and report the CPU of an event by component, beside the bare pipeline.
@@ -53,7 +51,7 @@ pub(crate) enum Command {
     LimitCost(LimitCostArgs),
     /// Start another system, and measure it with the same generator.
     Peer(PeerArgs),
-    /// The process of a bare loop; started by `bare` and `pair`.
+    /// The process of a bare loop; started by `bare` and others.
     #[command(hide = true)]
     BareServer(BareServerArgs),
     /// The second process of the bare pipeline; started by `bare` and `cost`.
@@ -237,27 +235,6 @@ pub(crate) struct LoopArgs {
     /// Worker threads of the loop [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub server_threads: Option<u8>,
-}
-
-/// `pair`.
-#[derive(Args)]
-pub(crate) struct PairArgs {
-    /// s1: closed loop, accepted events per second. s2: 10,000/s, p95. s9: s1 with batches of 100, which needs a system
-    /// without a materializer.
-    #[arg(long, value_enum)]
-    pub scenario: Compared,
-    /// Number of runs of each side.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub rounds: u8,
-    /// The system.
-    #[command(flatten)]
-    pub system: SystemArgs,
-    /// The load.
-    #[command(flatten)]
-    pub load: LoadArgs,
-    /// The bare loop's producer.
-    #[command(flatten)]
-    pub producer: ProducerArgs,
 }
 
 /// `all`.

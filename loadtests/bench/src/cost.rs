@@ -73,14 +73,11 @@ impl Side {
         let of =
             |name: &String| Spread::of(runs.iter().map(|run| run.cpu_us_per_event.get(name).copied().unwrap_or(0.0)));
         let cpu_us = names.into_iter().map(|name| (name.clone(), of(name))).collect();
-        let total = |run: &Figures| {
-            run.cpu_us_per_event.iter().filter(|(name, _)| *name != "generator").map(|(_, micros)| micros).sum()
-        };
         let seen: Vec<f64> =
             runs.iter().filter_map(|run| run.visibility.as_ref()).map(|seen| seen.latency.p95_ms).collect();
         Self {
             cpu_us,
-            total_us: Spread::of(runs.iter().map(total)),
+            total_us: Spread::of(runs.iter().map(Figures::cpu_us)),
             accepted_per_second: Spread::of(runs.iter().map(|run| run.accepted_per_second)),
             p95_ms: Spread::of(runs.iter().map(|run| run.latency.p95_ms)),
             p99_ms: Spread::of(runs.iter().map(|run| run.latency.p99_ms)),

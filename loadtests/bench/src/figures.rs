@@ -140,6 +140,16 @@ impl Figures {
         }
     }
 
+    /// CPU of an event by one component, microseconds; not a number if it was not measured.
+    pub(crate) fn cpu_us_of(&self, component: &str) -> f64 {
+        self.cpu_us_per_event.get(component).copied().unwrap_or(f64::NAN)
+    }
+
+    /// CPU of an event by all components but the generator, microseconds.
+    pub(crate) fn cpu_us(&self) -> f64 {
+        self.cpu_us_per_event.iter().filter(|(name, _)| *name != "generator").map(|(_, micros)| micros).sum()
+    }
+
     /// Checks the figures against `thresholds`.
     pub(crate) fn check(&self, thresholds: &Thresholds) -> Vec<Check> {
         let mut checks = vec![

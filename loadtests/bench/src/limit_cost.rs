@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::figures::{COMPLETE_SCHEDULE, Figures};
 use crate::instance::Instance;
-use crate::pair::median;
 use crate::product::{self, Options};
 use crate::report::{self, Report};
 use crate::scenario::{Check, Load};
+use crate::spread::Spread;
 use crate::target::Target;
 
 /// The most that limits may add to the CPU of ingest and PostgreSQL, in percent.
@@ -57,14 +57,10 @@ struct Side {
 
 impl Side {
     fn new(runs: Vec<Figures>) -> Self {
-        let of = |figure: &dyn Fn(&Figures) -> f64| {
-            let mut figures: Vec<f64> = runs.iter().map(figure).collect();
-            figures.sort_by(f64::total_cmp);
-            median(&figures)
-        };
+        let of = |figure: &dyn Fn(&Figures) -> f64| Spread::of(runs.iter().map(figure)).median;
         Self {
-            ingest_us: of(&|run| cpu_us(run, "triggers")),
-            postgres_us: of(&|run| cpu_us(run, "postgres")),
+            ingest_us: of(&|run| run.cpu_us_of("triggers")),
+            postgres_us: of(&|run| run.cpu_us_of("postgres")),
             p50_ms: of(&|run| run.latency.p50_ms),
             p95_ms: of(&|run| run.latency.p95_ms),
             p99_ms: of(&|run| run.latency.p99_ms),
@@ -82,12 +78,6 @@ impl Side {
             self.ingest_us, self.postgres_us, self.p50_ms, self.p95_ms, self.p99_ms
         )
     }
-}
-
-/// CPU of a component for each accepted event, in microseconds; not a number if it was not measured.
-fn cpu_us(figures: &Figures, component: &str) -> f64 {
-    let cores = figures.components.get(component).map_or(f64::NAN, |usage| usage.cpu_cores);
-    cores * 1_000_000.0 / figures.accepted_per_second
 }
 
 /// Runs both in turns and writes the report into `folder`. Returns whether the threshold was met.

@@ -28,7 +28,6 @@ mod limits;
 mod log_count;
 mod organizations;
 mod page;
-mod pair;
 mod peer;
 mod plot;
 mod process_usage;
@@ -62,7 +61,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bare::{Loop, Produce};
 use crate::cli::{
     AllArgs, BareCommand, BarePipelineArgs, BarePostArgs, BareServerArgs, BareUpsertArgs, Cli, Command, CostArgs,
-    DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs,
+    DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, ProducerArgs, RunArgs, SystemArgs,
 };
 use crate::deliver::endpoints::EndpointOptions;
 use crate::scenario::{Load, Thresholds};
@@ -123,7 +122,6 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::All(arguments) => run_all(arguments).await,
         Command::Compare(arguments) => compare::run(&arguments.before, &arguments.after),
         Command::Report(arguments) => baseline::run(&compare::find(&arguments.results), &arguments.document),
-        Command::Pair(arguments) => run_pair(arguments).await,
         Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
         Command::LimitCost(arguments) => run_limit_cost(arguments).await,
         Command::Deliver(arguments) => run_deliver(arguments).await,
@@ -212,23 +210,6 @@ async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
         results: arguments.results,
     };
     suite::run(&options, &report::folder(arguments.load.out.as_deref(), "all")).await
-}
-
-async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
-    let load = arguments.load.of_pair(arguments.scenario)?;
-    let name = format!("{}-product", arguments.scenario.name());
-    let folder = report::folder(arguments.load.out.as_deref(), &format!("pair-{}", arguments.scenario.name()));
-    let (mut target, options) = system(arguments.system, &load, name, Thresholds::none())?;
-    target.kafka_brokers = target.kafka_brokers.or_else(|| arguments.producer.brokers.clone());
-    let pair = pair::Pair {
-        compared: arguments.scenario,
-        rounds: usize::from(arguments.rounds),
-        load,
-        bare: produce(&arguments.producer, target.kafka_brokers.clone())?,
-        server_threads: threads(arguments.producer.options.server_threads),
-        options,
-    };
-    pair::run(&target, &pair, &folder).await
 }
 
 async fn run_limit_cost(arguments: LimitCostArgs) -> Result<bool, Failure> {

@@ -127,45 +127,6 @@ fn spike() -> Schedule {
 pub(crate) const SPIKE_ENDS: Duration = Duration::from_secs(5 + 30 + SPIKE_FOR.as_secs());
 const SPIKE_FOR: Duration = Duration::from_secs(10);
 
-/// Which figure of the product is compared with the bare loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compared {
-    /// Accepted per second in the closed loop; more is better.
-    S1,
-    /// p95 at a fixed rate; less is better.
-    S2,
-    /// Accepted per second in the closed loop with batches; more is better.
-    S9,
-}
-
-impl Compared {
-    /// Its name in reports.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::S1 => "s1",
-            Self::S2 => "s2",
-            Self::S9 => "s9",
-        }
-    }
-
-    /// Unit of the figure.
-    pub(crate) fn unit(self) -> &'static str {
-        match self {
-            Self::S1 | Self::S9 => "accepted/s",
-            Self::S2 => "ms p95",
-        }
-    }
-
-    /// The threshold for the ratio of product to bare loop, and whether `ratio` meets it.
-    pub(crate) fn check_ratio(self, ratio: f64) -> (&'static str, bool) {
-        match self {
-            Self::S1 => (">= 0.75", ratio >= 0.75),
-            Self::S2 => ("<= 1.2", ratio <= 1.2),
-            Self::S9 => (">= 0.6", ratio >= 0.6),
-        }
-    }
-}
-
 /// How requests are paced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::pair::median;
-
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub median: f64,
@@ -17,7 +15,12 @@ impl Spread {
         let mut sorted: Vec<f64> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         let at = |end: Option<&f64>| end.copied().unwrap_or(f64::NAN);
-        Self { median: median(&sorted), lowest: at(sorted.first()), highest: at(sorted.last()) }
+        let middle = (sorted.get(sorted.len().saturating_sub(1) / 2), sorted.get(sorted.len() / 2));
+        let median = match middle {
+            (Some(low), Some(high)) => (low + high) / 2.0,
+            _ => f64::NAN,
+        };
+        Self { median, lowest: at(sorted.first()), highest: at(sorted.last()) }
     }
 }
 

@@ -164,11 +164,18 @@ impl Suite<'_> {
             self.add("S13", &what, "MiB", of(&product, memory), None, Target::at_most(95.4));
         }
         let target = Target::at_most(115.0).ratio_at_most(1.1);
-        self.add("S15", "CPU of an event at 10,000/s", "us", of(&product, cpu_us), Some(of(&bare, cpu_us)), target);
+        self.add(
+            "S15",
+            "CPU of an event at 10,000/s",
+            "us",
+            of(&product, Figures::cpu_us),
+            Some(of(&bare, Figures::cpu_us)),
+            target,
+        );
         for (ours, theirs) in
             [("ingest", "server"), ("materializer", "writer"), ("kafka", "kafka"), ("postgres", "postgres")]
         {
-            let cpu = |name: &'static str| move |run: &Figures| run.cpu_us_per_event.get(name).copied().unwrap_or(0.0);
+            let cpu = |name: &'static str| move |run: &Figures| run.cpu_us_of(name);
             let what = format!("of it {ours}");
             let bare = Some(of(&bare, cpu(theirs)));
             self.add("S15", &what, "us", of(&product, cpu(ours)), bare, Target::default());
@@ -289,7 +296,7 @@ impl Suite<'_> {
                 self.add("S4", "visible p95 at 1,000/s", "ms", visible(&product), Some(visible(&bare)), target);
             }
             let what = format!("CPU of an event at {rate}/s");
-            let (ours, theirs) = (of(&product, cpu_us), of(&bare, cpu_us));
+            let (ours, theirs) = (of(&product, Figures::cpu_us), of(&bare, Figures::cpu_us));
             self.add("S15", &what, "us", ours, Some(theirs), Target::default());
         }
         Ok(())
@@ -391,9 +398,4 @@ fn p95_ms(run: &Figures) -> f64 {
 
 fn visible(runs: &[Figures]) -> Spread {
     of(runs, |run| run.visibility.as_ref().map_or(f64::NAN, |seen| seen.latency.p95_ms))
-}
-
-/// All components but the generator.
-fn cpu_us(run: &Figures) -> f64 {
-    run.cpu_us_per_event.iter().filter(|(name, _)| *name != "generator").map(|(_, micros)| micros).sum()
 }

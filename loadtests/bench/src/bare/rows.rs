@@ -22,24 +22,26 @@ pub(crate) struct Rows {
     payloads: Vec<String>,
 }
 
+/// One event of the view.
+pub(crate) struct Row<'a> {
+    pub(crate) org_id: Uuid,
+    pub(crate) event_id: Uuid,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) at: OffsetDateTime,
+    pub(crate) event_type: &'a str,
+    pub(crate) payload: &'a str,
+}
+
 impl Rows {
-    #[allow(clippy::too_many_arguments, reason = "one for each column")]
-    pub(crate) fn push(
-        &mut self,
-        org_id: Uuid,
-        event_id: Uuid,
-        (partition, offset): (i32, i64),
-        at: OffsetDateTime,
-        event_type: &str,
-        payload: &str,
-    ) {
-        self.org_ids.push(org_id);
-        self.event_ids.push(event_id);
-        self.partitions.push(partition);
-        self.offsets.push(offset);
-        self.times.push(at);
-        self.event_types.push(event_type.to_owned());
-        self.payloads.push(payload.to_owned());
+    pub(crate) fn push(&mut self, row: &Row<'_>) {
+        self.org_ids.push(row.org_id);
+        self.event_ids.push(row.event_id);
+        self.partitions.push(row.partition);
+        self.offsets.push(row.offset);
+        self.times.push(row.at);
+        self.event_types.push(row.event_type.to_owned());
+        self.payloads.push(row.payload.to_owned());
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -10,9 +10,9 @@ use sqlx::{ConnectOptions, Connection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::rows::{self, Rows};
+use super::rows::{self, Row, Rows};
 use crate::process_usage::{Component, CpuMeter, listener};
-use crate::request::payload;
+use crate::request::{EVENT_TYPE, payload};
 use crate::target::port_of;
 
 /// Rows of one transaction.
@@ -46,10 +46,15 @@ pub(crate) async fn run(
     while started.elapsed() < duration {
         batch.clear();
         for row in written..written + ROWS as u64 {
-            let organization = Uuid::from_u128(u128::from(row) % organizations.max(1) as u128);
-            let position = ((row % 12) as i32, (row / 12) as i64);
-            let now = OffsetDateTime::now_utc();
-            batch.push(organization, Uuid::now_v7(), position, now, crate::request::EVENT_TYPE, &payload);
+            batch.push(&Row {
+                org_id: Uuid::from_u128(u128::from(row) % organizations.max(1) as u128),
+                event_id: Uuid::now_v7(),
+                partition: (row % 12) as i32,
+                offset: (row / 12) as i64,
+                at: OffsetDateTime::now_utc(),
+                event_type: EVENT_TYPE,
+                payload: &payload,
+            });
         }
         batch.write(&mut connection, TOPIC).await?;
         written += ROWS as u64;

@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::rows::{self, Rows};
+use super::rows::{self, Row, Rows};
 
 /// A transaction is started when it has so many records, or when its first one has waited so long.
 const MAX_RECORDS: usize = 1_000;
@@ -88,8 +88,9 @@ fn collect(batch: &mut Rows, message: &impl Message) -> Result<()> {
     let (event_id, event_type, payload) = decode(message.payload().unwrap_or_default()).context("an unknown record")?;
     let millis = message.timestamp().to_millis().unwrap_or(0);
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).context("the record's time")?;
-    let organization = organization_of(message.key().unwrap_or_default());
-    batch.push(organization, event_id, (message.partition(), message.offset()), at, event_type, payload);
+    let org_id = organization_of(message.key().unwrap_or_default());
+    let (partition, offset) = (message.partition(), message.offset());
+    batch.push(&Row { org_id, event_id, partition, offset, at, event_type, payload });
     Ok(())
 }
 

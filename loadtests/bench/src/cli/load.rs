@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use loadkit::{Failure, duration};
 
-use crate::scenario::{Compared, Load, MIN_PAYLOAD_BYTES, Pace, Scenario, Shape};
+use crate::scenario::{Load, MIN_PAYLOAD_BYTES, Pace, Scenario, Shape};
 use crate::schedule::Schedule;
 
 /// Maximum number of requests of a run. Their ids are kept for the comparison with the inbox, 24 bytes or more each.
@@ -34,7 +34,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value_t = 600)]
     pub payload_bytes: usize,
     /// Events of one request. More than one use the batch route, and are counted on the log instead of in the inbox
-    /// [default: 1; pair s9: 100].
+    /// [default: 1].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub batch_events: Option<u16>,
     /// Number of organizations, which are used in turns.
@@ -90,20 +90,6 @@ impl LoadArgs {
     pub(crate) fn of_deliver(&self) -> Result<Load, Failure> {
         let schedule = Schedule::new(2_000, Duration::from_secs(5), Duration::from_secs(20));
         self.load(Shape { schedule, organizations: 50, connections: 128, stops: true })
-    }
-
-    /// The load of a comparison.
-    pub(crate) fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
-        match (compared, self.closed) {
-            (Compared::S1, _) => Self { closed: true, ..self.clone() }.of_bare(),
-            (Compared::S9, _) => {
-                // 64 batches of 100 are well below the events that the product allows in flight.
-                let (batch_events, concurrency) = (self.batch_events.or(Some(100)), self.concurrency.or(Some(64)));
-                Self { closed: true, batch_events, concurrency, ..self.clone() }.of_bare()
-            }
-            (Compared::S2, false) => self.of_bare(),
-            (Compared::S2, true) => Err(Failure::Usage("s2 uses the open model: it cannot be --closed".to_owned())),
-        }
     }
 
     fn load(&self, defaults: Shape) -> Result<Load, Failure> {
@@ -189,7 +175,5 @@ mod tests {
             let arguments = run_args(line);
             assert!(matches!(arguments.load.of_scenario(arguments.scenario), Err(Failure::Usage(_))), "{line}");
         }
-        assert!(run_args("bench run").load.of_pair(Compared::S1).is_ok());
-        assert!(run_args("bench run --rate 5").load.of_pair(Compared::S1).is_err());
     }
 }

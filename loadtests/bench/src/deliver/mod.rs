@@ -22,7 +22,6 @@ use crate::control_client::ControlClient;
 use crate::figures::Figures;
 use crate::generator::Generator;
 use crate::organizations::{self, Organization};
-use crate::pair::median;
 use crate::process_usage::Component;
 use crate::product;
 use crate::recorder::RequestOutcome;
@@ -30,6 +29,7 @@ use crate::report;
 use crate::request::Requests;
 use crate::scenario::Load;
 use crate::session;
+use crate::spread::Spread;
 use crate::target::Target;
 use bare::BarePost;
 use endpoints::{Bad, EndpointOptions, Endpoints};
@@ -198,13 +198,13 @@ async fn measure(
 fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare: Vec<BarePost>) -> DeliverReport {
     let of = |beside, figure: &dyn Fn(&Deliveries) -> f64| {
         let of_side = runs.iter().filter(|run| run.beside == beside);
-        sorted_median(of_side.map(|run| figure(&run.deliveries)).collect())
+        Spread::of(of_side.map(|run| figure(&run.deliveries))).median
     };
     let p95_ms = of(false, &|seen| seen.latency.p95_ms);
     let per_second = of(false, &|seen| seen.per_second);
     let has_beside = runs.iter().any(|run| run.beside);
     let p95_beside_ms = has_beside.then(|| of(true, &|seen| seen.latency.p95_ms));
-    let ratio = (!bare.is_empty()).then(|| per_second / sorted_median(bare.iter().map(|run| run.per_second).collect()));
+    let ratio = (!bare.is_empty()).then(|| per_second / Spread::of(bare.iter().map(|run| run.per_second)).median);
     let mut passed =
         runs.iter().all(|run| run.deliveries.missing == 0 && run.accept.error_percent <= MOST_ERRORS_PERCENT);
     println!("delivered {per_second:.0}/s, p95 {p95_ms:.2} ms (medians of {})", options.rounds);
@@ -232,9 +232,4 @@ fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare
         ratio,
         passed,
     }
-}
-
-fn sorted_median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    median(&figures)
 }

@@ -72,44 +72,6 @@ async fn an_unreadable_inbox_fails_the_run_but_keeps_its_figures() {
 }
 
 #[tokio::test]
-async fn a_pair_reports_the_ratio_of_the_medians() {
-    let brokers = devstack::testing::shared().await.brokers();
-    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
-    let system = [
-        "pair",
-        "--scenario",
-        "s1",
-        "--url",
-        &stub.url,
-        "--operator-token",
-        "operator",
-        "--data-dir",
-        data.path().to_str().unwrap(),
-    ];
-    let load = [
-        "--rounds",
-        "2",
-        "--concurrency",
-        "2",
-        "--ramp",
-        "0",
-        "--duration",
-        "500ms",
-        "--orgs",
-        "2",
-        "--brokers",
-        brokers,
-    ];
-    let (output, report) = bench(&[&system[..], &load[..]].concat(), &data.path().join("report")).await;
-    // The stub stores nothing durably, so it is faster than a loop that waits for Kafka.
-    assert_code(&output, 0);
-    assert_eq!(report["product"]["runs"].as_array().map(Vec::len), Some(2));
-    let (product, bare) = (report["product"]["median"].as_f64().unwrap(), report["bare"]["median"].as_f64().unwrap());
-    assert!((report["ratio"].as_f64().unwrap() - product / bare).abs() < 1e-6, "{report:#}");
-    assert!(data.path().join("report/series-bare-2.csv").exists());
-}
-
-#[tokio::test]
 async fn a_refused_request_is_an_error_and_may_be_stored() {
     for (fault, unexpected) in [(StubFault::Refused, 0), (StubFault::RefusedAndStored, 1)] {
         let (stub, data) = (Stub::start(fault, None).await, tempfile::tempdir().unwrap());
