@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use loadkit::Failure;
+use loadkit::{Failure, Role};
 use serde::Serialize;
 
 use crate::bare::upsert::{self, Upserts};
@@ -12,7 +12,7 @@ use crate::process_usage::CpuMeter;
 use crate::product;
 use crate::scenario::{Load, Pace, Thresholds};
 use crate::schedule::Schedule;
-use crate::system::{Role, System};
+use crate::system::System;
 
 /// Events of one request while the log is filled, and requests a second.
 const BATCH_EVENTS: usize = 100;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use loadkit::{Failure, RunEnvironment};
+use loadkit::{Failure, Role, RunEnvironment};
 use serde::Serialize;
 
 use crate::bare::{self, Loop, Produce};
@@ -15,7 +15,7 @@ use crate::product;
 use crate::report;
 use crate::scenario::{Load, Pace, Thresholds};
 use crate::spread::Spread;
-use crate::system::{Role, System};
+use crate::system::System;
 
 /// How long accepted events may take to be applied after the last reply.
 pub(crate) const SETTLE: Duration = Duration::from_secs(120);

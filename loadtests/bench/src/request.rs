@@ -2,16 +2,11 @@
 //!
 //! Sending them and reading the reply is in `connection`.
 
+use loadkit::{EVENT_TYPE, ORDER_DIGITS, ORDER_START, order};
+
 use crate::organizations::Organization;
 use crate::scenario::Load;
 use crate::target::Address;
-
-/// Width of the number in the body; fixed, so that `content-length` never changes.
-const DIGITS: usize = 12;
-/// Start of every payload, up to the number.
-const ORDER: &str = "{\"order\":\"";
-/// Event type of every event of a load run.
-pub(crate) const EVENT_TYPE: &str = "load.order.created";
 
 /// Where events are posted, and what an accepted one is.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +81,7 @@ impl Requests {
         for (event, offsets) in (first..).zip(&self.number_offsets) {
             for offset in offsets {
                 let mut rest = event;
-                for digit in buffer[body_at + offset..body_at + offset + DIGITS].iter_mut().rev() {
+                for digit in buffer[body_at + offset..body_at + offset + ORDER_DIGITS].iter_mut().rev() {
                     *digit = b'0' + (rest % 10) as u8;
                     rest /= 10;
                 }
@@ -110,26 +105,9 @@ fn batch(event: &[u8], offsets: &[usize], events: usize) -> (Vec<u8>, Vec<Vec<us
     (body, all)
 }
 
-/// A payload of this size: the JSON text of an order, whose number is zero.
-pub(crate) fn payload(payload_bytes: usize) -> String {
-    // Some structure, because a parser has work with a real event too, and a filler for the exact length.
-    let mut text = format!("{ORDER}{}\",\"lines\":[", "0".repeat(DIGITS));
-    let closing = "],\"note\":\"\"}".len();
-    let line = "{\"sku\":\"A-1001\",\"quantity\":2,\"price\":\"19.90\"}";
-    while text.len() + line.len() + 1 + closing <= payload_bytes {
-        if !text.ends_with('[') {
-            text.push(',');
-        }
-        text.push_str(line);
-    }
-    let filler = payload_bytes.saturating_sub(text.len() + closing);
-    text.push_str(&format!("],\"note\":\"{}\"}}", "x".repeat(filler)));
-    text
-}
-
 /// The JSON text of an event, and the offsets of the number in it.
 fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
-    let zeros = "0".repeat(DIGITS);
+    let zeros = "0".repeat(ORDER_DIGITS);
     let mut number_offsets = Vec::new();
     let mut body = format!("{{\"event_type\":\"{EVENT_TYPE}\",");
     if let Some(run) = dedup_run {
@@ -138,8 +116,8 @@ fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>)
         body.push_str(&format!("{zeros}\","));
     }
     body.push_str("\"payload\":");
-    number_offsets.push(body.len() + ORDER.len());
-    body.push_str(&payload(payload_bytes));
+    number_offsets.push(body.len() + ORDER_START.len());
+    body.push_str(&order(0, payload_bytes));
     body.push('}');
     (body.into_bytes(), number_offsets)
 }

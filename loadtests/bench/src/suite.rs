@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use loadkit::{Failure, RunEnvironment};
+use loadkit::{Failure, Role, RunEnvironment};
 
 use crate::bare::{self, Loop, Produce};
 use crate::catchup;
@@ -18,7 +18,7 @@ use crate::results::{ResultFigure, Results, Target};
 use crate::scenario::{Load, Pace, SPIKE_ENDS, Scenario, Thresholds};
 use crate::schedule::Schedule;
 use crate::spread::Spread;
-use crate::system::{Role, System};
+use crate::system::System;
 
 /// Records of the catch-up.
 const CATCH_UP_RECORDS: u64 = 2_000_000;

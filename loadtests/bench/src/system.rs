@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use devstack::{Data, Options, Process, Program, Signal, Stack};
+use loadkit::{Role, run_command, sealing_key};
 use uuid::Uuid;
 
 use crate::control_client::ControlClient;
@@ -21,27 +21,6 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a setup command of the product may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
-
-/// A role of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
-    Ingest,
-    Materializer,
-    Dispatcher,
-}
-
-impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
-
-    /// The command of the binary, and the name in reports.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Materializer => "materializer",
-            Self::Dispatcher => "dispatcher",
-        }
-    }
-}
 
 /// A running role and its HTTP server.
 struct Running {
@@ -98,22 +77,10 @@ impl System {
         };
         let system = Self { stack, program, environment, ingest_listen, roles: BTreeMap::new(), target };
         for command in [["migrate"].as_slice(), &["topics", "apply"]] {
-            system.command(command).await?;
+            let done = run_command(&system.program, &system.environment, command, COMMAND_TIMEOUT).await?;
+            done.map_err(anyhow::Error::msg)?;
         }
         Ok(system)
-    }
-
-    /// Runs a command of the product on this system.
-    async fn command(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = tokio::process::Command::new(&self.program);
-        command.args(arguments).env_clear().envs(self.environment.iter().cloned());
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(COMMAND_TIMEOUT, output)
-            .await
-            .with_context(|| format!("triggers {arguments:?} took too long"))??;
-        let text = || String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "triggers {arguments:?} failed: {}", text());
-        Ok(())
     }
 
     /// Starts the roles that do not run, and waits until all are ready.
@@ -189,10 +156,4 @@ impl System {
         drop(self.roles);
         self.stack.stop().await;
     }
-}
-
-fn sealing_key() -> String {
-    use base64::Engine;
-    let key = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
-    base64::engine::general_purpose::STANDARD.encode(key)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use devstack::{Process, Program, Signal};
-use loadkit::lock;
+use loadkit::{Role, lock};
 use runtime::http_client;
 
 /// How long an instance may take to be ready, with Kafka and PostgreSQL up.
@@ -20,28 +20,6 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(50);
 /// Where all instances are.
 const LOCAL: &str = "http://127.0.0.1";
-
-/// A role of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Serves the HTTP API.
-    Ingest,
-    Materializer,
-    Dispatcher,
-}
-
-impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
-
-    /// The command of the binary.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Materializer => "materializer",
-            Self::Dispatcher => "dispatcher",
-        }
-    }
-}
 
 /// An instance of a role, running or not.
 pub(crate) struct Instance {

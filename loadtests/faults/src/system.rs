@@ -2,7 +2,6 @@
 //! round.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +17,12 @@ use uuid::Uuid;
 use crate::audit;
 use crate::check::Violation;
 use crate::client::Api;
-use crate::fleet::{Fleet, Role, database_user};
+use crate::fleet::{Fleet, database_user};
 use crate::load::Tenant;
 use crate::log_reader::{self, LogContent};
 use crate::offsets::{self, EndOffsets, TopicBrokers};
 use crate::receiver::Receiver;
+use loadkit::{Role, run_command, sealing_key};
 
 /// Delays between attempts in seconds: short at first, and long enough in all for the longest fault.
 const RETRY_SCHEDULE: [u32; 20] = [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 5, 5, 5, 5, 10, 10, 10];
@@ -80,10 +80,6 @@ impl System {
             .connect_lazy(&cluster.database_url())?;
         let receiver = Arc::new(Receiver::start().await?);
         let operator_token = Uuid::new_v4().simple().to_string();
-        let sealing_key = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat(),
-        );
         let replicas = options.brokers.min(3);
         let heartbeat = (options.session_ms / 10).max(200);
         let shared: Vec<(String, String)> = [
@@ -97,7 +93,7 @@ impl System {
             ("TOPIC_REPLICATION_FACTOR", replicas.to_string()),
             ("TOPIC_MIN_INSYNC_REPLICAS", replicas.div_ceil(2).to_string()),
             ("OPERATOR_TOKEN", operator_token.clone()),
-            ("SEALING_KEY", sealing_key),
+            ("SEALING_KEY", sealing_key()),
             ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
             ("WEBHOOK_ALLOW_HTTP", "true".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
@@ -109,7 +105,7 @@ impl System {
         let with_url = |url: &str| [shared.clone(), vec![("DATABASE_URL".to_owned(), url.to_owned())]].concat();
         let environment = with_url(&cluster.database_url());
         for command in [["migrate"].as_slice(), &["topics", "apply"]] {
-            run_command(&options, &environment, command, COMMAND_TIMEOUT).await?.map_err(anyhow::Error::msg)?;
+            run_command(&options.binary, &environment, command, COMMAND_TIMEOUT).await?.map_err(anyhow::Error::msg)?;
         }
         audit::install(&pool).await?;
         let mut fleet = Fleet::new(&options.binary, &options.folder)?;
@@ -181,7 +177,7 @@ impl System {
 
     /// Runs a command of the product as an operator does. Returns its output if it failed.
     pub(crate) async fn command(&self, arguments: &[&str], timeout: Duration) -> anyhow::Result<Result<(), String>> {
-        run_command(&self.options, &self.environment, arguments, timeout).await
+        run_command(&self.options.binary, &self.environment, arguments, timeout).await
     }
 
     /// Violations of the fence since the last call, and instances that exited unexpectedly.
@@ -199,21 +195,6 @@ impl System {
         drop(tokio::task::spawn_blocking(move || drop(self.consumer)).await);
         self.cluster.stop().await;
     }
-}
-
-async fn run_command(
-    options: &SystemOptions,
-    environment: &[(String, String)],
-    arguments: &[&str],
-    timeout: Duration,
-) -> anyhow::Result<Result<(), String>> {
-    let mut command = tokio::process::Command::new(&options.binary);
-    command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(timeout, command.output())
-        .await
-        .with_context(|| format!("triggers {arguments:?} took too long"))??;
-    let text = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Ok(if output.status.success() { Ok(()) } else { Err(format!("triggers {arguments:?} failed: {}", text())) })
 }
 
 fn text(value: &Value, field: &str) -> anyhow::Result<String> {

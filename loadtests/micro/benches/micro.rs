@@ -38,7 +38,7 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str, elements: u64) -> Benchma
 }
 
 /// An event as it is admitted, and its organization.
-fn event(number: usize) -> anyhow::Result<Event> {
+fn event(number: u64) -> anyhow::Result<Event> {
     let new = event_json::parse(&request::event(number, false)).ok().context("the event is refused")?;
     Ok(new.into_event(ids::OrgId::generate(), ids::EventId::generate(), None, None))
 }
@@ -104,7 +104,7 @@ fn rows(criterion: &mut Criterion) -> anyhow::Result<()> {
     let batches = Batches::new();
     let mut records = Vec::new();
     for offset in 0..RECORDS {
-        let event = event(usize::try_from(offset)?)?;
+        let event = event(u64::try_from(offset)?)?;
         records.push(batches.record(offset, &event.org_id.to_string(), codec::encode_event(&event)?));
     }
     anyhow::ensure!(batches.rows(records.clone()) == records.len(), "not every record became a row");

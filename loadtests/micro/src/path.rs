@@ -112,7 +112,7 @@ mod tests {
         let answer = Handler::new().batch(&request::batch(), submit);
         let answer = answer.map_err(|problem| problem.detail().to_owned()).unwrap();
         assert_eq!(answer.status(), 200);
-        assert_eq!(payloads, (0..request::BATCH_EVENTS).map(request::payload).collect::<Vec<_>>());
+        assert_eq!(payloads, (0..request::BATCH_EVENTS as u64).map(request::payload).collect::<Vec<_>>());
         let body = json(answer);
         assert_eq!((&body["accepted"], body["results"].as_array().unwrap().len()), (&100.into(), 100));
     }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::fence::Claim;
-use schemas::ids::{EndpointId, EventId, OrgId};
-use time::OffsetDateTime;
+use schemas::ids::{EndpointId, OrgId};
 
 use crate::attempt::body;
 use crate::attempt::sign::{self, Secret};
 use crate::batch::gather::Room;
-use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent};
+use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, outbound_event};
 use crate::log::ledger::Ledger;
 use crate::log::tracker::{DeliveryTracker, MatchedEvent, PartitionHistory, ReadRecord};
 
@@ -90,19 +89,6 @@ impl Deliveries {
 }
 
 fn event(org_id: OrgId, event_type: &str, payload: &str, offset: i64) -> OutboundEvent {
-    OutboundEvent {
-        org_id,
-        event_id: EventId::generate(),
-        event_type: event_type.to_owned(),
-        accepted_at: OffsetDateTime::UNIX_EPOCH + Duration::from_secs(TIMESTAMP_SECONDS.unsigned_abs()),
-        payload: payload.to_owned(),
-        payload_encoding: None,
-        traceparent: None,
-        hops: 0,
-        endpoints_matched: None,
-        counts_successes: false,
-        log_epoch: 1,
-        partition: 0,
-        offset,
-    }
+    let (event_type, payload) = (event_type.to_owned(), payload.to_owned());
+    OutboundEvent { event_type, payload, offset, ..outbound_event(org_id) }
 }

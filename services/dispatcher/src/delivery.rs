@@ -171,28 +171,29 @@ pub(crate) fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// An event of type "a" with an id of its own, at the start of partition 0.
-    pub(crate) fn outbound_event(org_id: OrgId) -> OutboundEvent {
-        OutboundEvent {
-            org_id,
-            event_id: EventId::generate(),
-            event_type: "a".to_owned(),
-            accepted_at: OffsetDateTime::now_utc(),
-            payload: "{}".to_owned(),
-            payload_encoding: None,
-            traceparent: None,
-            hops: 0,
-            endpoints_matched: None,
-            counts_successes: false,
-            log_epoch: 1,
-            partition: 0,
-            offset: 0,
-        }
+/// An event of type "a" with an id of its own, at the start of partition 0, for tests and benchmarks.
+#[cfg(any(test, feature = "bench"))]
+pub(crate) fn outbound_event(org_id: OrgId) -> OutboundEvent {
+    OutboundEvent {
+        org_id,
+        event_id: EventId::generate(),
+        event_type: "a".to_owned(),
+        accepted_at: OffsetDateTime::now_utc(),
+        payload: "{}".to_owned(),
+        payload_encoding: None,
+        traceparent: None,
+        hops: 0,
+        endpoints_matched: None,
+        counts_successes: false,
+        log_epoch: 1,
+        partition: 0,
+        offset: 0,
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn what_was_not_sent_has_the_same_attempt_again() {

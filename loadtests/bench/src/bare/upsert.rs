@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use loadkit::{EVENT_TYPE, order};
 use runtime::postgres::connect_options;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
@@ -12,7 +13,6 @@ use uuid::Uuid;
 
 use super::rows::{self, Row, Rows};
 use crate::process_usage::{Component, CpuMeter, listener};
-use crate::request::{EVENT_TYPE, payload};
 use crate::target::port_of;
 
 /// Rows of one transaction.
@@ -38,7 +38,7 @@ pub(crate) async fn run(
     let options = connect_options(database_url)?.disable_statement_logging();
     let mut connection = PgConnection::connect_with(&options).await?;
     rows::ensure_time_partition(&mut connection).await?;
-    let payload = payload(payload_bytes);
+    let payload = order(0, payload_bytes);
     let postgres = port_of(database_url).and_then(listener).map(|pid| Component::new("postgres", pid));
     let meter = CpuMeter::start(postgres.as_slice());
     let started = Instant::now();

@@ -4,9 +4,9 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use crate::fleet::Role;
 use crate::load::Tenant;
 use crate::system::System;
+use loadkit::Role;
 
 /// A step of a fault. Boxed, so that faults of different types are in one list.
 pub(super) type FaultFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + 'a>>;

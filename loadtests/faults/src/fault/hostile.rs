@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use super::receivers::check_isolation;
-use crate::fleet::Role;
 use crate::receiver::ReceiverBehavior;
 use crate::system::System;
+use loadkit::Role;
 
 /// Far more than the slots and look-ups that an organization may have.
 const ENDPOINTS: usize = 60;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use devstack::Signal;
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
-use crate::fleet::Role;
+use loadkit::Role;
 
 /// Options of an `ingest` with room for two events. The linger is long enough for requests to meet.
 const TINY_LIMITS: [(&str, &str); 3] =

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use super::roles::HANDOVER;
-use crate::fleet::Role;
+use loadkit::Role;
 
 /// Wait between two changes of the group: shorter than a rebalance takes.
 const PAUSE: Duration = Duration::from_millis(500);

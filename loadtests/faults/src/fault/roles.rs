@@ -8,8 +8,9 @@ use anyhow::{Context, bail};
 use devstack::Signal;
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
-use crate::fleet::{Instance, Role};
+use crate::fleet::Instance;
 use crate::system::System;
+use loadkit::Role;
 
 /// How long a dispatcher that gives up partitions waits for its attempts (8 s), and commits.
 pub(super) const HANDOVER: Duration = Duration::from_secs(10);

@@ -13,13 +13,13 @@ use crate::check::{
     view_matches_log,
 };
 use crate::fault::{Fault, Injection, RedeliveryPolicy};
-use crate::fleet::Role;
 use crate::inbox;
 use crate::ledger::{AckState, SendOutcome, Sent, ShownEvent};
 use crate::load::{Load, RoundContext, Tenant};
 use crate::offsets::EndOffsets;
 use crate::system::System;
 use crate::waiting::{wait_for_consumers, wait_for_deliveries};
+use loadkit::Role;
 
 const POLL: Duration = Duration::from_millis(100);
 

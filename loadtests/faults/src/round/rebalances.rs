@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::audit;
-use crate::fleet::Role;
 use crate::system::System;
+use loadkit::Role;
 
 /// Number of claims by each role when a round started.
 pub(super) struct ClaimCounts(HashMap<&'static str, i64>);

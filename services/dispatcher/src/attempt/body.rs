@@ -52,7 +52,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::delivery::tests::outbound_event;
+    use crate::delivery::outbound_event;
 
     #[derive(serde::Deserialize)]
     struct Body<'a> {

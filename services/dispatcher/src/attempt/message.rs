@@ -77,7 +77,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::delivery::tests::outbound_event;
+    use crate::delivery::outbound_event;
 
     fn event(org_id: OrgId, offset: i64, hops: i32, trace: Option<&str>) -> OutboundEvent {
         OutboundEvent { offset, hops, traceparent: trace.map(str::to_owned), ..outbound_event(org_id) }

@@ -17,7 +17,7 @@ use testkit::setup;
 use super::edit::{apply, new_endpoint};
 use super::input::EndpointPatch;
 use super::store;
-use crate::delivery::tests::outbound_event;
+use crate::delivery::outbound_event;
 use crate::delivery::{Delivery, OutboundEvent, RowUpdate};
 use crate::retry::schedule::scale::{is_measured, many, unhurried};
 use crate::retry::schedule::{self, LeasedOutcome, NewRow, NextDue, OpenLimits, RetryOutcome, WaitsFor, Wanted};

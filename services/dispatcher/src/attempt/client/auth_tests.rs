@@ -14,7 +14,7 @@ use super::*;
 use crate::attempt::authorization::tests::credentials;
 use crate::attempt::egress::Refusal;
 use crate::attempt::sign::Secret;
-use crate::delivery::tests::outbound_event;
+use crate::delivery::outbound_event;
 use crate::endpoints::matching::Secrets;
 use crate::endpoints::matching::tests::endpoint_of;
 use crate::endpoints::receiver_auth::ReceiverAuth;

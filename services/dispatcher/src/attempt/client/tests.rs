@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::attempt::egress::Refusal;
 use crate::attempt::sign::Secret;
-use crate::delivery::tests::outbound_event;
+use crate::delivery::outbound_event;
 use crate::endpoints::matching::Secrets;
 
 /// A server that accepts connections, counts them, and serves each with `serve`.

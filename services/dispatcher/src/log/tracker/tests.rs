@@ -3,7 +3,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::delivery::tests::outbound_event;
+use crate::delivery::outbound_event;
 use crate::delivery::{RowState, RowUpdate};
 use crate::retry::schedule::{NewRow, ScheduledDeliveries};
 

@@ -15,7 +15,7 @@ use testkit::setup;
 
 use super::*;
 use crate::attempt::body::size_in_batch;
-use crate::delivery::tests::outbound_event;
+use crate::delivery::outbound_event;
 use crate::delivery::{Delivery, OutboundEvent, TEST_PARTITION};
 
 const TOPIC: &str = "triggers.events.v1";

@@ -1,0 +1,60 @@
+//! The product's binary: its roles, its commands, and a key that its processes share.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use base64::Engine;
+
+/// A role of the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Serves the HTTP API.
+    Ingest,
+    /// Writes the view.
+    Materializer,
+    /// Sends webhooks.
+    Dispatcher,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
+
+    /// The command of the binary, and the name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Materializer => "materializer",
+            Self::Dispatcher => "dispatcher",
+        }
+    }
+}
+
+/// A new value of `SEALING_KEY`.
+#[must_use]
+pub fn sealing_key() -> String {
+    let key = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+    base64::engine::general_purpose::STANDARD.encode(key)
+}
+
+/// Runs a command of `binary` as an operator does, in exactly this environment. Returns its output if it failed.
+///
+/// # Errors
+/// When it cannot be started, or takes longer than `timeout`.
+pub async fn run_command(
+    binary: &Path,
+    environment: &[(String, String)],
+    arguments: &[&str],
+    timeout: Duration,
+) -> anyhow::Result<Result<(), String>> {
+    let mut command = tokio::process::Command::new(binary);
+    command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(timeout, command.output())
+        .await
+        .with_context(|| format!("triggers {arguments:?} took too long"))??;
+    let text = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok(if output.status.success() { Ok(()) } else { Err(format!("triggers {arguments:?} failed: {}", text())) })
+}
