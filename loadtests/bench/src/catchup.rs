@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::bare::upsert::{self, Upserts};
 use crate::lag::LagReader;
 use crate::process_usage::CpuMeter;
-use crate::product;
+use crate::product::{self, Counted};
 use crate::scenario::{Load, Pace, Thresholds};
 use crate::schedule::Schedule;
 use crate::system::System;
@@ -47,6 +47,7 @@ pub(crate) async fn run(system: &mut System, load: &Load, records: u64) -> Resul
         limit_per_minute: 0,
         settle: Duration::ZERO,
         components: system.components(),
+        counted: Counted::Log,
     };
     let filled = product::run(&system.target, filling, &options).await?;
     if !filled.passed {

@@ -17,6 +17,8 @@ use crate::process_usage::Component;
 use crate::results::FOLDER;
 use crate::scenario::{Scenario, Thresholds};
 use crate::suite::Step;
+use crate::threads;
+use crate::turns::TurnOptions;
 
 /// Measures Triggers under load, counts the stored events, and compares with bare loops.
 #[derive(Parser)]
@@ -237,18 +239,12 @@ pub(crate) struct LoopArgs {
     pub server_threads: Option<u8>,
 }
 
-/// `all`.
+/// Runs on a system that is started for them.
 #[derive(Args)]
-pub(crate) struct AllArgs {
+pub(crate) struct TurnArgs {
     /// The program, of which every role is started.
     #[command(flatten)]
     pub program: ProgramArgs,
-    /// Folder of the results of each commit.
-    #[arg(long, default_value = FOLDER)]
-    pub results: PathBuf,
-    /// Steps, one after the other [default: all].
-    #[arg(long, value_enum, value_delimiter = ',')]
-    pub steps: Vec<Step>,
     /// Number of runs of each side.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub rounds: u8,
@@ -258,6 +254,23 @@ pub(crate) struct AllArgs {
     /// An environment variable of the product, NAME=VALUE.
     #[arg(long = "set", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+    /// The bare loop's producer.
+    #[command(flatten)]
+    pub producer: LoopArgs,
+}
+
+/// `all`.
+#[derive(Args)]
+pub(crate) struct AllArgs {
+    /// Folder of the results of each commit.
+    #[arg(long, default_value = FOLDER)]
+    pub results: PathBuf,
+    /// Steps, one after the other [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub steps: Vec<Step>,
+    /// The runs.
+    #[command(flatten)]
+    pub turns: TurnArgs,
     /// The load of every step, but its rate: 20 s after a ramp of 5 s, unless options say so.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -285,30 +298,18 @@ pub(crate) struct ReportArgs {
 /// `cost`.
 #[derive(Args)]
 pub(crate) struct CostArgs {
-    /// The program, of which every role is started.
-    #[command(flatten)]
-    pub program: ProgramArgs,
     /// Rates per second, one after the other; 0: the closed loop.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,0")]
     pub rates: Vec<u64>,
-    /// Number of runs of each side at each rate.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub rounds: u8,
-    /// Load before the first measured run, in which Kafka's JVM compiles.
-    #[arg(long, default_value = "20s", value_parser = duration)]
-    pub warm_up: Duration,
     /// Run the product only.
     #[arg(long)]
     pub no_bare: bool,
-    /// An environment variable of the product, NAME=VALUE.
-    #[arg(long = "set", value_parser = setting)]
-    pub settings: Vec<(String, String)>,
+    /// The runs.
+    #[command(flatten)]
+    pub turns: TurnArgs,
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// The bare loop's producer.
-    #[command(flatten)]
-    pub producer: LoopArgs,
 }
 
 /// `limits`.
@@ -458,6 +459,27 @@ pub(crate) struct BareServerArgs {
     /// Records have what the writer of the pipeline needs.
     #[arg(long)]
     pub pipeline: bool,
+}
+
+impl TurnArgs {
+    pub(crate) fn options(self) -> TurnOptions {
+        TurnOptions {
+            program: self.program.triggers,
+            settings: self.settings,
+            rounds: usize::from(self.rounds),
+            warm_up: self.warm_up,
+            server_threads: self.producer.threads(),
+            linger_ms: self.producer.linger_ms,
+            zstd: self.producer.zstd,
+        }
+    }
+}
+
+impl LoopArgs {
+    /// Worker threads: by default as many as the product has.
+    pub(crate) fn threads(&self) -> usize {
+        threads(self.server_threads)
+    }
 }
 
 impl RunArgs {

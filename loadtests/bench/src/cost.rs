@@ -2,42 +2,16 @@
 //! that this command starts. CPU is the least noisy figure: it decides how much a machine carries.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use anyhow::Context;
 use loadkit::{Failure, Role, RunEnvironment};
 use serde::Serialize;
 
-use crate::bare::{self, Loop, Produce};
 use crate::figures::Figures;
-use crate::product;
 use crate::report;
-use crate::scenario::{Load, Pace, Thresholds};
+use crate::scenario::{Load, Pace};
 use crate::spread::Spread;
-use crate::system::System;
-
-/// How long accepted events may take to be applied after the last reply.
-pub(crate) const SETTLE: Duration = Duration::from_secs(120);
-
-/// What is compared.
-pub(crate) struct Options {
-    pub program: PathBuf,
-    /// The load at each rate.
-    pub loads: Vec<Load>,
-    pub rounds: usize,
-    pub with_bare: bool,
-    /// Added to the environment of the product.
-    pub settings: Vec<(String, String)>,
-    pub linger_ms: u32,
-    pub zstd: bool,
-    /// Worker threads of the bare loop.
-    pub server_threads: usize,
-    /// Load before the first measured run: a cold JVM takes a multiple of the CPU.
-    pub warm_up: Duration,
-    /// How long accepted events may take to be applied after the last reply.
-    pub settle: Duration,
-}
+use crate::turns::{TurnOptions, Turns};
 
 #[derive(Serialize)]
 struct CostReport {
@@ -87,81 +61,43 @@ impl Side {
     }
 }
 
-/// Runs everything, prints the table and writes the report into `folder`. Returns whether every run passed its checks.
-pub(crate) async fn run(options: &Options, folder: &Path) -> Result<bool, Failure> {
-    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+/// Runs the product, and the bare pipeline if it is asked for, at each of `loads`, prints the table and writes the
+/// report into `folder`. Returns whether every run passed its checks.
+pub(crate) async fn run(
+    options: &TurnOptions,
+    loads: &[Load],
+    with_bare: bool,
+    folder: &Path,
+) -> Result<bool, Failure> {
     let environment = RunEnvironment::detect();
-    let mut system = System::start(&options.program, &options.settings).await?;
-    let measured = measure(&mut system, options).await;
-    system.stop().await;
-    let (rates, passed) = measured?;
+    let first = loads.first().ok_or_else(|| Failure::Usage("--rates must name a rate".to_owned()))?;
+    let mut turns = Turns::start(options, first, folder).await?;
+    let measured = measure(&mut turns, loads, with_bare).await;
+    let passed = turns.all_passed;
+    turns.system.stop().await;
+    let rates = measured?;
     rates.iter().for_each(|rate| print!("{}", table(rate)));
     report::write_json(folder, &CostReport { environment, rates })?;
     println!("report in {}", folder.display());
     Ok(passed)
 }
 
-async fn measure(system: &mut System, options: &Options) -> Result<(Vec<Rate>, bool), Failure> {
-    let bare = Loop::Pipeline {
-        produce: Produce {
-            brokers: system.target.kafka_brokers.clone().unwrap_or_default(),
-            linger_ms: options.linger_ms,
-            zstd: options.zstd,
-        },
-        database_url: system.target.database_url.clone().unwrap_or_default(),
-    };
-    let (mut rates, mut passed) = (Vec::new(), true);
-    if let Some(load) = options.loads.first() {
-        eprintln!("warming up");
-        let seconds = Pace::Closed { warm_up: Duration::ZERO, measured: options.warm_up };
-        let load = Load { pace: seconds, measured: options.warm_up, connections: 64, ..*load };
-        run_product(system, options, load).await?;
-    }
-    for load in &options.loads {
-        let (mut products, mut bares) = (Vec::new(), Vec::new());
-        for round in 1..=options.rounds {
-            eprintln!("{}, round {round} of {}: product", rate_name(load), options.rounds);
-            let report = run_product(system, options, *load).await?;
-            print!("{}", report::summary(&report));
-            passed &= report.passed;
-            products.push(report.figures);
-            if options.with_bare {
-                eprintln!("{}, round {round} of {}: bare pipeline", rate_name(load), options.rounds);
-                let report = bare::run(&bare, *load, &Thresholds::none(), options.server_threads).await?;
-                print!("{}", report::summary(&report));
-                passed &= report.passed;
-                bares.push(report.figures);
-            }
-        }
+async fn measure(turns: &mut Turns<'_>, loads: &[Load], with_bare: bool) -> Result<Vec<Rate>, Failure> {
+    let pipeline = with_bare.then(|| turns.pipeline());
+    let mut rates = Vec::new();
+    for load in loads {
+        let name = match load.pace {
+            Pace::Open(schedule) => format!("{}-per-second", schedule.peak()),
+            Pace::Closed { .. } => "closed".to_owned(),
+        };
+        let (products, bares) = turns.run(&name, &Role::ALL, pipeline.as_ref(), *load).await?;
         rates.push(Rate {
             per_second: products.first().and_then(|run| run.load.rate_per_second),
             product: Side::new(products),
-            bare: options.with_bare.then(|| Side::new(bares)),
+            bare: with_bare.then(|| Side::new(bares)),
         });
     }
-    Ok((rates, passed))
-}
-
-/// One run with all roles. They are stopped afterwards, because their polling costs the broker.
-async fn run_product(system: &mut System, options: &Options, load: Load) -> Result<report::Report, Failure> {
-    system.run(&Role::ALL).await?;
-    let options = product::Options {
-        name: rate_name(&load),
-        thresholds: Thresholds::none(),
-        limit_per_minute: 0,
-        settle: options.settle,
-        components: system.components(),
-    };
-    let report = product::run(&system.target, load, &options).await?;
-    system.keep_only(&[]).await?;
-    Ok(report)
-}
-
-fn rate_name(load: &Load) -> String {
-    match load.pace {
-        Pace::Open(schedule) => format!("{}/s", schedule.peak()),
-        Pace::Closed { .. } => format!("closed, {} in flight", load.connections),
-    }
+    Ok(rates)
 }
 
 fn table(rate: &Rate) -> String {

@@ -47,6 +47,7 @@ mod spread;
 mod suite;
 mod system;
 mod target;
+mod turns;
 mod visibility;
 
 use std::path::Path;
@@ -64,6 +65,7 @@ use crate::cli::{
     DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, ProducerArgs, RunArgs, SystemArgs,
 };
 use crate::deliver::endpoints::EndpointOptions;
+use crate::product::Counted;
 use crate::scenario::{Load, Thresholds};
 use crate::suite::Step;
 use crate::system::System;
@@ -179,34 +181,20 @@ async fn run_post(arguments: BarePostArgs) -> Result<bool, Failure> {
 }
 
 async fn run_cost(arguments: CostArgs) -> Result<bool, Failure> {
-    let options = cost::Options {
-        loads: arguments.load.of_rates(&arguments.rates)?,
-        program: arguments.program.triggers,
-        rounds: usize::from(arguments.rounds),
-        with_bare: !arguments.no_bare,
-        settings: arguments.settings,
-        linger_ms: arguments.producer.linger_ms,
-        zstd: arguments.producer.zstd,
-        server_threads: threads(arguments.producer.server_threads),
-        warm_up: arguments.warm_up,
-        settle: cost::SETTLE,
-    };
-    cost::run(&options, &report::folder(arguments.load.out.as_deref(), "cost")).await
+    let loads = arguments.load.of_rates(&arguments.rates)?;
+    let folder = report::folder(arguments.load.out.as_deref(), "cost");
+    cost::run(&arguments.turns.options(), &loads, !arguments.no_bare, &folder).await
 }
 
 async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
     let (ramp, measured) = (arguments.load.ramp, arguments.load.duration);
     let steps = if arguments.steps.is_empty() { Step::value_variants().to_vec() } else { arguments.steps };
     let options = suite::Options {
-        program: arguments.program.triggers,
-        settings: arguments.settings,
+        turns: arguments.turns.options(),
         steps,
-        rounds: usize::from(arguments.rounds),
         load: arguments.load.of_bare()?,
-        warm_up: arguments.warm_up,
         ramp: ramp.unwrap_or(Duration::from_secs(5)),
         measured: measured.unwrap_or(Duration::from_secs(20)),
-        server_threads: threads(None),
         results: arguments.results,
     };
     suite::run(&options, &report::folder(arguments.load.out.as_deref(), "all")).await
@@ -270,7 +258,8 @@ fn system(
         eprintln!("only one key: all events are sent for its organization");
     }
     let (settle, components) = (arguments.settle, arguments.pids);
-    Ok((target, product::Options { name, thresholds, limit_per_minute: 0, settle, components }))
+    let counted = Counted::Inbox;
+    Ok((target, product::Options { name, thresholds, limit_per_minute: 0, settle, components, counted }))
 }
 
 fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Failure> {

@@ -26,6 +26,15 @@ use crate::visibility::{MAX_OPEN, Visibility, Watcher};
 /// Approximate number of sampled events per second.
 const SAMPLES_PER_SECOND: u64 = 100;
 
+/// Where the accepted events are counted afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Each event once, in order. Batches are counted on the log even so: their replies name too many ids to keep.
+    Inbox,
+    /// Their number, on the log: no materializer runs.
+    Log,
+}
+
 /// Options of a run.
 pub(crate) struct Options {
     /// Name of the run.
@@ -37,6 +46,7 @@ pub(crate) struct Options {
     pub settle: Duration,
     /// Components given on the command line.
     pub components: Vec<Component>,
+    pub counted: Counted,
 }
 
 /// Runs `load` against `target` and counts afterwards.
@@ -46,8 +56,8 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let organizations = organizations::ensure(target, &control, load.organizations, options.limit_per_minute).await?;
     load.organizations = organizations.list.len();
     environment.versions = versions(&control, target).await;
-    if load.batch_events > 1 {
-        return run_batches(target, load, options, organizations.list, environment).await;
+    if load.batch_events > 1 || options.counted == Counted::Log {
+        return run_without_view(target, load, options, organizations.list, environment).await;
     }
     let from = inbox_reader::ends(&control, &organizations.list).await?;
 
@@ -91,8 +101,8 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })
 }
 
-/// The same with batches. Their throughput is measured without a materializer, so the log is counted, not the inbox.
-async fn run_batches(
+/// The same without the view: the log is counted, not the inbox.
+async fn run_without_view(
     target: &Target,
     load: Load,
     options: &Options,
@@ -101,7 +111,7 @@ async fn run_batches(
 ) -> Result<Report, Failure> {
     let Some(brokers) = &target.kafka_brokers else {
         return Err(Failure::Usage(
-            "batches are counted on the log, and no broker was found: start a system with `make up`".to_owned(),
+            "events are counted on the log, and no broker was found: start a system with `make up`".to_owned(),
         ));
     };
     let before = end_of_log(brokers).await?;

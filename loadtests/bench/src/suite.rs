@@ -4,27 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::ValueEnum;
 use loadkit::{Failure, Role, RunEnvironment};
 
-use crate::bare::{self, Loop, Produce};
 use crate::catchup;
 use crate::figures::Figures;
-use crate::product;
 use crate::recovery;
 use crate::report;
 use crate::results::{ResultFigure, Results, Target};
-use crate::scenario::{Load, Pace, SPIKE_ENDS, Scenario, Thresholds};
+use crate::scenario::{Load, Pace, SPIKE_ENDS, Scenario};
 use crate::schedule::Schedule;
 use crate::spread::Spread;
-use crate::system::System;
+use crate::turns::{TurnOptions, Turns};
 
 /// Records of the catch-up.
 const CATCH_UP_RECORDS: u64 = 2_000_000;
-/// How long accepted events may take to be applied after the last reply.
-const SETTLE: Duration = Duration::from_secs(120);
-
 /// Connections under overload: so many requests are in flight at most.
 const OVERLOAD_CONNECTIONS: usize = 4_000;
 
@@ -55,57 +49,44 @@ pub(crate) enum Step {
 
 /// What runs.
 pub(crate) struct Options {
-    pub program: PathBuf,
-    /// Added to the environment of the product.
-    pub settings: Vec<(String, String)>,
+    pub turns: TurnOptions,
     pub steps: Vec<Step>,
-    pub rounds: usize,
     /// Organizations, payload, connections and so on of every step.
     pub load: Load,
-    pub warm_up: Duration,
     /// Time before each measured time, and the measured time.
     pub ramp: Duration,
     pub measured: Duration,
-    pub server_threads: usize,
     /// Folder of the results of each commit.
     pub results: PathBuf,
 }
 
 struct Suite<'a> {
     options: &'a Options,
-    system: System,
-    folder: &'a Path,
-    produce: Produce,
+    turns: Turns<'a>,
     figures: Vec<ResultFigure>,
-    all_passed: bool,
 }
 
 /// Runs the steps, prints the table, and keeps the results of this commit. Returns whether every run passed its own
 /// checks; a missed target is a result, not a failure.
 pub(crate) async fn run(options: &Options, folder: &Path) -> Result<bool, Failure> {
-    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let mut environment = RunEnvironment::detect();
     environment.versions.insert("kafka".to_owned(), devstack::kafka_version().to_owned());
-    let system = System::start(&options.program, &options.settings).await?;
-    let brokers = system.target.kafka_brokers.clone().unwrap_or_default();
-    let produce = Produce { brokers, linger_ms: 2, zstd: false };
-    let mut suite = Suite { options, system, folder, produce, figures: Vec::new(), all_passed: true };
+    let turns = Turns::start(&options.turns, &options.load, folder).await?;
+    let mut suite = Suite { options, turns, figures: Vec::new() };
     let measured = suite.measure().await;
-    suite.system.stop().await;
+    let passed = suite.turns.all_passed;
+    suite.turns.system.stop().await;
     measured?;
     let results = Results { environment, figures: suite.figures };
     report::write_json(folder, &results)?;
     let kept = results.write(&options.results)?;
     print!("{}", results.table());
     println!("results in {} and {}", folder.display(), kept.display());
-    Ok(suite.all_passed)
+    Ok(passed)
 }
 
 impl Suite<'_> {
     async fn measure(&mut self) -> Result<(), Failure> {
-        eprintln!("warming up for {:?}", self.options.warm_up);
-        let warm = self.closed(Duration::ZERO, self.options.warm_up);
-        self.product("warm-up", &Role::ALL, warm).await?;
         for step in &self.options.steps {
             match step {
                 Step::S1 => self.accepting_alone().await?,
@@ -126,8 +107,8 @@ impl Suite<'_> {
     /// S1.
     async fn accepting_alone(&mut self) -> Result<(), Failure> {
         let load = self.closed(self.options.ramp, self.options.measured);
-        let bare = Loop::Produce(self.produce.clone());
-        let (product, bare) = self.pair("s1", &[Role::Ingest], &bare, load).await?;
+        let bare = self.turns.produce();
+        let (product, bare) = self.turns.run("s1", &[Role::Ingest], Some(&bare), load).await?;
         let target = Target::at_least(34_000.0).ratio_at_least(0.75);
         self.add("S1", "accepted, closed, ingest alone", "/s", rate(&product), Some(rate(&bare)), target);
         Ok(())
@@ -136,8 +117,8 @@ impl Suite<'_> {
     /// S1b.
     async fn accepting_with_everything(&mut self) -> Result<(), Failure> {
         let load = self.closed(self.options.ramp, self.options.measured);
-        let pipeline = self.pipeline();
-        let (product, bare) = self.pair("s1b", &Role::ALL, &pipeline, load).await?;
+        let pipeline = self.turns.pipeline();
+        let (product, bare) = self.turns.run("s1b", &Role::ALL, Some(&pipeline), load).await?;
         let target = Target::at_least(18_000.0).ratio_at_least(0.8);
         self.add("S1b", "accepted, closed, everything runs", "/s", rate(&product), Some(rate(&bare)), target);
         let behind = Spread::of(product.iter().filter_map(|run| run.applied_after_ms));
@@ -147,8 +128,8 @@ impl Suite<'_> {
 
     /// S2, S4, S13, S15.
     async fn ten_thousand(&mut self) -> Result<(), Failure> {
-        let pipeline = self.pipeline();
-        let (product, bare) = self.pair("s2", &Role::ALL, &pipeline, self.open(10_000)).await?;
+        let pipeline = self.turns.pipeline();
+        let (product, bare) = self.turns.run("s2", &Role::ALL, Some(&pipeline), self.open(10_000)).await?;
         let p95 = Target::at_most(10.0).ratio_at_most(1.2);
         self.add("S2", "p95 at 10,000/s", "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), p95);
         let p99 = |run: &Figures| run.latency.p99_ms;
@@ -185,8 +166,8 @@ impl Suite<'_> {
 
     /// S3.
     async fn fifteen_thousand(&mut self) -> Result<(), Failure> {
-        let pipeline = self.pipeline();
-        let (product, bare) = self.pair("s3", &Role::ALL, &pipeline, self.open(15_000)).await?;
+        let pipeline = self.turns.pipeline();
+        let (product, bare) = self.turns.run("s3", &Role::ALL, Some(&pipeline), self.open(15_000)).await?;
         self.add("S3", "accepted at 15,000/s", "/s", rate(&product), Some(rate(&bare)), Target::at_least(14_850.0));
         let p95 = Target::at_most(50.0);
         self.add("S3", "p95 at 15,000/s", "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), p95);
@@ -208,9 +189,9 @@ impl Suite<'_> {
             ..self.options.load
         };
         let mut seconds = Vec::new();
-        for round in 1..=self.options.rounds {
+        for round in 1..=self.options.turns.rounds {
             let name = format!("s6-{round}");
-            let report = self.product_within(&name, &Role::ALL, load, Scenario::Spike.thresholds()).await?;
+            let report = self.turns.product_within(&name, &Role::ALL, load, Scenario::Spike.thresholds()).await?;
             let recovered = recovery::seconds_until_fast(&report.rows, SPIKE_ENDS, 15.0);
             seconds.push(recovered.unwrap_or(f64::NAN));
         }
@@ -223,13 +204,13 @@ impl Suite<'_> {
     async fn overload(&mut self) -> Result<(), Failure> {
         let closed = self.closed(self.options.ramp, self.options.measured);
         let (mut shares, mut p95s) = (Vec::new(), Vec::new());
-        for round in 1..=self.options.rounds {
-            let most = self.product(&format!("s7-maximum-{round}"), &Role::ALL, closed).await?;
+        for round in 1..=self.options.turns.rounds {
+            let most = self.turns.product(&format!("s7-maximum-{round}"), &Role::ALL, closed).await?;
             let maximum = most.figures.accepted_per_second;
             let open = self.open((maximum * 2.0) as u64);
             let load = Load { connections: OVERLOAD_CONNECTIONS, stops: false, ..open };
             let name = format!("s7-overload-{round}");
-            let report = self.product_within(&name, &Role::ALL, load, Scenario::Overload.thresholds()).await?;
+            let report = self.turns.product_within(&name, &Role::ALL, load, Scenario::Overload.thresholds()).await?;
             shares.push(report.figures.accepted_per_second / maximum);
             p95s.push(report.figures.latency.p95_ms);
         }
@@ -243,9 +224,9 @@ impl Suite<'_> {
     /// S8.
     async fn catching_up(&mut self) -> Result<(), Failure> {
         let mut runs = Vec::new();
-        for round in 1..=self.options.rounds {
-            eprintln!("s8, round {round} of {}", self.options.rounds);
-            let caught_up = catchup::run(&mut self.system, &self.options.load, CATCH_UP_RECORDS).await?;
+        for round in 1..=self.options.turns.rounds {
+            eprintln!("s8, round {round} of {}", self.options.turns.rounds);
+            let caught_up = catchup::run(&mut self.turns.system, &self.options.load, CATCH_UP_RECORDS).await?;
             println!("s8: {caught_up:?}");
             runs.push(caught_up);
         }
@@ -260,8 +241,8 @@ impl Suite<'_> {
     async fn batches(&mut self) -> Result<(), Failure> {
         let closed = self.closed(self.options.ramp, self.options.measured);
         let load = Load { batch_events: 100, connections: 64, ..closed };
-        let bare = Loop::Produce(self.produce.clone());
-        let (product, bare) = self.pair("s9", &[Role::Ingest], &bare, load).await?;
+        let bare = self.turns.produce();
+        let (product, bare) = self.turns.run("s9", &[Role::Ingest], Some(&bare), load).await?;
         let target = Target::at_least(100_000.0).ratio_at_least(0.6);
         self.add("S9", "accepted in batches of 100", "/s", rate(&product), Some(rate(&bare)), target);
         Ok(())
@@ -271,10 +252,10 @@ impl Suite<'_> {
     async fn starting(&mut self) -> Result<(), Failure> {
         for role in Role::ALL {
             let mut times = Vec::new();
-            for _ in 0..self.options.rounds {
-                self.system.keep_only(&[]).await?;
+            for _ in 0..self.options.turns.rounds {
+                self.turns.system.keep_only(&[]).await?;
                 let started = std::time::Instant::now();
-                self.system.run(&[role]).await?;
+                self.turns.system.run(&[role]).await?;
                 times.push(started.elapsed().as_secs_f64() * 1_000.0);
             }
             let what = format!("{} is ready after its start", role.name());
@@ -286,8 +267,9 @@ impl Suite<'_> {
     /// S16, and S4 at 1,000/s.
     async fn quiet(&mut self) -> Result<(), Failure> {
         for rate in [500, 1_000] {
-            let pipeline = self.pipeline();
-            let (product, bare) = self.pair(&format!("s16-{rate}"), &Role::ALL, &pipeline, self.open(rate)).await?;
+            let pipeline = self.turns.pipeline();
+            let (product, bare) =
+                self.turns.run(&format!("s16-{rate}"), &Role::ALL, Some(&pipeline), self.open(rate)).await?;
             let what = format!("p95 at {rate}/s");
             let target = Target::at_most(3.0);
             self.add("S16", &what, "ms", of(&product, p95_ms), Some(of(&bare, p95_ms)), target);
@@ -306,72 +288,6 @@ impl Suite<'_> {
         let figure = ResultFigure::new(id, what, unit, product, bare, target);
         println!("{}", figure.line());
         self.figures.push(figure);
-    }
-
-    /// Runs of both sides in turns.
-    async fn pair(
-        &mut self,
-        name: &str,
-        roles: &[Role],
-        bare: &Loop,
-        load: Load,
-    ) -> Result<(Vec<Figures>, Vec<Figures>), Failure> {
-        let (mut products, mut bares) = (Vec::new(), Vec::new());
-        for round in 1..=self.options.rounds {
-            eprintln!("{name}, round {round} of {}: product", self.options.rounds);
-            let product = self.product(&format!("{name}-product-{round}"), roles, load).await?;
-            products.push(product.figures);
-            eprintln!("{name}, round {round} of {}: {}", self.options.rounds, bare.name());
-            let report = bare::run(bare, load, &Thresholds::none(), self.options.server_threads).await?;
-            self.keep(&format!("{name}-{}-{round}", bare.name()), &report)?;
-            bares.push(report.figures);
-        }
-        Ok((products, bares))
-    }
-
-    /// One run with these roles, which are stopped afterwards: their polling costs Kafka.
-    async fn product(&mut self, name: &str, roles: &[Role], load: Load) -> Result<report::Report, Failure> {
-        self.product_within(name, roles, load, Thresholds::none()).await
-    }
-
-    async fn product_within(
-        &mut self,
-        name: &str,
-        roles: &[Role],
-        load: Load,
-        thresholds: Thresholds,
-    ) -> Result<report::Report, Failure> {
-        self.system.keep_only(roles).await?;
-        self.system.run(roles).await?;
-        let applies = roles.contains(&Role::Materializer);
-        let options = product::Options {
-            name: name.to_owned(),
-            thresholds,
-            limit_per_minute: 0,
-            settle: SETTLE,
-            components: self.system.components(),
-        };
-        let mut target = self.system.target.clone();
-        if !applies {
-            // Nothing becomes visible, and the log is counted.
-            target.database_url = None;
-        }
-        let report = product::run(&target, load, &options).await?;
-        self.keep(name, &report)?;
-        self.system.keep_only(&[]).await?;
-        Ok(report)
-    }
-
-    fn keep(&mut self, name: &str, report: &report::Report) -> Result<(), Failure> {
-        print!("{}", report::summary(report));
-        self.all_passed &= report.passed;
-        report::write_all(&self.folder.join(name), report)?;
-        Ok(())
-    }
-
-    fn pipeline(&self) -> Loop {
-        let database_url = self.system.target.database_url.clone().unwrap_or_default();
-        Loop::Pipeline { produce: self.produce.clone(), database_url }
     }
 
     fn closed(&self, warm_up: Duration, measured: Duration) -> Load {

@@ -37,6 +37,6 @@ mod tests {
             assert_eq!(text.len(), bytes);
             assert!(text.starts_with(&format!("{{\"order\":\"{number:012}\",")), "{text}");
         }
-        assert_eq!(order(7, 600).matches("sku").count(), 11, "most of it is lines, not filler");
+        assert_eq!(order(7, 600).matches("sku").count(), 12, "most of it is lines, not filler");
     }
 }

@@ -46,13 +46,13 @@ async fn the_cost_of_an_event_has_every_component_of_both_sides() {
 async fn figures_are_kept_compared_and_written_as_a_document() {
     let data = tempfile::tempdir().unwrap();
     let (results, program) = (data.path().join("results"), triggers());
-    let own = ["all", "--steps", "s14,s16", "--warm-up", "1s", "--triggers", &program, "--rounds", "1"];
+    let own = ["all", "--steps", "s1,s14,s16", "--warm-up", "1s", "--triggers", &program, "--rounds", "1"];
     let load = ["--ramp", "0", "--duration", "1s", "--orgs", "3", "--results", results.to_str().unwrap()];
     let (output, report) = bench(&[&own[..], &load[..]].concat(), &data.path().join("report")).await;
     assert_code(&output, 0);
     let figures = report["figures"].as_array().unwrap();
     let ids: Vec<&str> = figures.iter().map(|figure| figure["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["S14", "S14", "S14", "S16", "S15", "S16", "S4", "S15"]);
+    assert_eq!(ids, ["S1", "S14", "S14", "S14", "S16", "S15", "S16", "S4", "S15"]);
     assert!(figures.iter().all(|figure| figure["product"]["median"].as_f64().is_some_and(|found| found > 0.0)));
     // A run has its page.
     assert!(data.path().join("report/s16-500-product-1/report.html").is_file());
