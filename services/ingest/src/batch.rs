@@ -106,6 +106,7 @@ async fn try_accept(
     request: Request,
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
+    state.admit_request()?;
     let (parts, body) = request.into_parts();
     let hops = Hops::of(&parts.headers)?;
     let form = BatchForm::of(&parts.headers)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRef;
+use http_server::Problem;
 use kafka::producer::Producer;
 use kafka::read_your_writes::RecentWrites;
 use runtime::lifecycle::Supervisor;
@@ -34,6 +35,20 @@ impl FromRef<IngestState> for Authenticator {
 }
 
 impl IngestState {
+    /// Refuses a request under overload, before its body is read.
+    ///
+    /// # Errors
+    /// 503: events wait for Kafka too long already.
+    pub(crate) fn admit_request(&self) -> Result<(), Problem> {
+        if self.producer.is_overloaded() {
+            return Err(Problem::unavailable(
+                "more events come than Kafka confirms; nothing of the request was stored",
+                1,
+            ));
+        }
+        Ok(())
+    }
+
     /// Starts the lookup of dedup keys under `supervisor`. Must be called within a Tokio runtime.
     ///
     /// `topic` is the full name of the events topic. The inbox of this instance reads `written` for read-your-writes.

@@ -6,6 +6,7 @@
 mod in_flight;
 mod keep_warm;
 mod series;
+mod standing_queue;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,6 +22,7 @@ use tracing::{error, warn};
 use super::{KafkaConfig, access};
 use in_flight::PendingReport;
 pub use series::Series;
+use standing_queue::StandingQueue;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -39,6 +41,8 @@ pub struct ProducerSettings {
     pub max_in_flight_bytes: u64,
     /// The part of them that records of one key, which is an organization, may have.
     pub max_in_flight_bytes_per_key: u64,
+    /// How long records may wait for their reports when they do so all the time: see [`Producer::is_overloaded`].
+    pub max_standing_wait: Duration,
 }
 
 impl Default for ProducerSettings {
@@ -50,6 +54,7 @@ impl Default for ProducerSettings {
             max_in_flight_per_partition: 10_000,
             max_in_flight_bytes: 256 * MIB,
             max_in_flight_bytes_per_key: 256 * MIB,
+            max_standing_wait: Duration::from_millis(100),
         }
     }
 }
@@ -109,6 +114,7 @@ struct Shared {
     /// In all, and for each partition.
     records: Budget,
     bytes_by_key: KeyedShares<Box<[u8]>>,
+    queue: StandingQueue,
     /// Read at every record, written when partitions are learned.
     partitions: RwLock<HashMap<String, TopicBounds>>,
 }
@@ -146,11 +152,11 @@ impl Submitted<'_> {
             None => timeout_at(self.deadline, self.report.received()).await,
         };
         match received {
-            Ok(Some(Ok(delivery))) => Ok(Appended {
-                partition: delivery.partition,
-                offset: delivery.offset,
-                timestamp_ms: delivery.timestamp.to_millis(),
-            }),
+            Ok(Some(Ok(delivery))) => {
+                self.owner.shared.queue.confirm();
+                let timestamp_ms = delivery.timestamp.to_millis();
+                Ok(Appended { partition: delivery.partition, offset: delivery.offset, timestamp_ms })
+            }
             Ok(Some(Err((error, _message)))) => Err(self.owner.classify(&self.producer, &error)),
             Ok(None) => Err(PublishError::Unknown("the producer was closed".to_owned())),
             Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
@@ -169,12 +175,14 @@ impl Producer {
         let records = Budget::new("kafka_in_flight_records", max_in_all as u64, max_per_partition as u64);
         let (max_bytes, max_bytes_per_key) = (settings.max_in_flight_bytes, settings.max_in_flight_bytes_per_key);
         let bytes = Budget::new("kafka_in_flight_bytes", max_bytes, max_bytes_per_key);
+        let queue = StandingQueue::new(settings.max_standing_wait, std::time::Instant::now());
         let shared = Shared {
             config: config.clone(),
             settings,
             current: RwLock::new(Arc::new(current)),
             records,
             bytes_by_key: KeyedShares::new(bytes),
+            queue,
             partitions: RwLock::new(HashMap::new()),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -213,6 +221,13 @@ impl Producer {
         // Grown, never replaced: permits that are out belong to the shares that gave them.
         bounds.partitions.resize_with(count.max(bounds.partitions.len()), || self.shared.records.share());
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    /// Whether more records come than Kafka confirms, so that they queue, and the queue is as long as it may be: a
+    /// further record would wait longer than [`ProducerSettings::max_standing_wait`]. A queue that a pause leaves
+    /// behind for half a second does not count.
+    pub fn is_overloaded(&self) -> bool {
+        self.shared.queue.is_too_long(self.shared.records.held(), std::time::Instant::now())
     }
 
     /// From `publish` to its answer, at most.

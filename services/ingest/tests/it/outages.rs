@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use devstack::testing::eventually;
 use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::mocking::MockCluster;
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::bench::{Answer, Bench, Instance, PARTITIONS};
+use crate::batch::{JSON, event as batch_event, object};
+use crate::bench::{Answer, Bench, Instance, PARTITIONS, send};
 
 pub(crate) const BUDGET: Duration = Duration::from_secs(2);
 /// The producer checks for timed-out records once a second; the rest is for a busy machine.
@@ -89,7 +91,7 @@ async fn a_down_broker_is_503_in_time_and_the_retry_succeeds_later() {
     assert!(retry_after(&failed) >= 1);
     assert_eq!(failed.header("content-type"), Some("application/problem+json"));
     mock.broker_up(-1).unwrap();
-    devstack::testing::eventually(Duration::from_secs(30), "the retry succeeds", || async {
+    eventually(Duration::from_secs(30), "the retry succeeds", || async {
         let retried = instance.accept_as("k", &event()).await;
         (retried.status == 201 && retried.header("idempotency-replayed").is_none()).then_some(())
     })
@@ -160,6 +162,31 @@ async fn too_many_bytes_in_flight_are_503_at_once() {
     assert!(!may_be_stored(&busy.0) && retry_after(&busy.0) >= 1, "{:?}", busy.0);
     accepted.0.expect(201);
     instance.accept(&large).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_events_queue_for_kafka_further_ones_are_503_before_their_bodies_are_read() {
+    let bench = Bench::start().await;
+    let instance = Arc::new(without_kafka(&bench, settings()).await);
+    let mut batches = JoinSet::new();
+    for _ in 0..3 {
+        let instance = instance.clone();
+        let body = object(&(0..500).map(batch_event).collect::<Vec<_>>());
+        batches.spawn(async move { send(instance.batch("/v1/events/batch", JSON, body)).await });
+    }
+    let answered_with = async |status| {
+        let answer = send(instance.event("{")).await;
+        (answer.status == status).then_some(answer)
+    };
+    let refused = eventually(SLACK, "an event is refused before it is read", || answered_with(503)).await;
+    assert_eq!((&*refused.text("error_code"), retry_after(&refused)), ("unavailable", 1));
+    assert!(refused.text("detail").contains("nothing of the request was stored"), "{refused:?}");
+    let refused = send(instance.batch("/v1/events/batch", JSON, "{")).await.expect(503);
+    assert!(refused.text("detail").contains("nothing of the request was stored"), "{refused:?}");
+    for answer in batches.join_all().await {
+        answer.expect(503);
+    }
+    eventually(SLACK, "events are read again", || answered_with(400)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

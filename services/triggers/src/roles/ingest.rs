@@ -104,6 +104,11 @@ pub(crate) struct TuningArgs {
     #[arg(long, env = "ACCEPT_TIMEOUT_MS", default_value_t = 5_000,
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
     accept_timeout_ms: u64,
+    /// How long events may wait for Kafka's confirmation under overload, milliseconds: above it for more than half a
+    /// second, POST answers 503
+    #[arg(long, env = "MAX_STANDING_WAIT_MS", default_value_t = 100,
+          value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    max_standing_wait_ms: u64,
     /// How long the producer waits for more events for a batch, milliseconds
     #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     kafka_linger_ms: u32,
@@ -132,6 +137,7 @@ impl TuningArgs {
             max_in_flight_per_partition: self.max_concurrent_events_per_partition as usize,
             max_in_flight_bytes: self.max_concurrent_events_mib * MIB,
             max_in_flight_bytes_per_key: self.max_concurrent_events_per_organization_mib * MIB,
+            max_standing_wait: Duration::from_millis(self.max_standing_wait_ms),
         }
     }
 }
