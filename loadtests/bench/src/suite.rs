@@ -1,6 +1,8 @@
 //! Every figure of the table of targets from one invocation: the steps that start from a system of their own, each with
 //! the bare loop beside it in turns.
 
+mod webhooks;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,10 +43,16 @@ pub(crate) enum Step {
     S8,
     /// S9: batches of 100, no materializer.
     S9,
+    /// S10: webhooks from the log, one fast receiver, and many that take 50 ms.
+    S10,
+    /// S11: webhooks after acceptance, 2,000/s.
+    S11,
     /// S14: from the start of a role to its readiness.
     S14,
     /// S16: 500/s and 1,000/s.
     S16,
+    /// S17: webhooks of a good endpoint beside 100 hanging ones of another organization.
+    S17,
 }
 
 /// What runs.
@@ -97,8 +105,11 @@ impl Suite<'_> {
                 Step::S7 => self.overload().await?,
                 Step::S8 => self.catching_up().await?,
                 Step::S9 => self.batches().await?,
+                Step::S10 => self.webhooks_from_the_log().await?,
+                Step::S11 => self.webhooks_after_acceptance().await?,
                 Step::S14 => self.starting().await?,
                 Step::S16 => self.quiet().await?,
+                Step::S17 => self.webhooks_beside_hanging_endpoints().await?,
             }
         }
         Ok(())

@@ -36,7 +36,7 @@ pub(crate) struct TurnOptions {
 pub(crate) struct Turns<'a> {
     pub options: &'a TurnOptions,
     pub system: System,
-    folder: &'a Path,
+    pub folder: &'a Path,
     /// Whether every run passed its own checks.
     pub all_passed: bool,
 }
