@@ -56,7 +56,7 @@ pub(crate) async fn run(system: &mut System, load: &Load, records: u64) -> Resul
     system.keep_only(&[]).await?;
     let caught_up = catch_up(system).await?;
     let database_url = system.target.database_url.clone().unwrap_or_default();
-    let bare = upsert::run(&database_url, load.organizations, load.payload_bytes, BARE_FOR).await?;
+    let bare = upsert::run(&database_url, load.organizations, load.payload_bytes.median(), BARE_FOR).await?;
     Ok(CatchUp { bare, ..caught_up })
 }
 

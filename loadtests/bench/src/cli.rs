@@ -161,6 +161,9 @@ pub(crate) struct RunArgs {
     /// Named load; other options override parts of it.
     #[arg(long, value_enum, default_value = "smoke")]
     pub scenario: Scenario,
+    /// Print what would run, and end.
+    #[arg(long)]
+    pub dry_run: bool,
     /// The system.
     #[command(flatten)]
     pub system: SystemArgs,
@@ -268,6 +271,12 @@ pub(crate) struct AllArgs {
     /// Steps, one after the other [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<Step>,
+    /// Idle connections of S12; S12 and S18 have a tenth of requests at once and a hundredth of slow readers.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(10..=20_000))]
+    pub idle_connections: u16,
+    /// Print what would run, and end.
+    #[arg(long)]
+    pub dry_run: bool,
     /// The runs.
     #[command(flatten)]
     pub turns: TurnArgs,
@@ -493,6 +502,8 @@ impl RunArgs {
             p95_ms: self.thresholds.p95_ms.or(defaults.p95_ms),
             p99_ms: self.thresholds.p99_ms.or(defaults.p99_ms),
             max_ms: defaults.max_ms,
+            read_p95_ms: defaults.read_p95_ms,
+            read_p99_ms: defaults.read_p99_ms,
             visible_p95_ms: self.thresholds.visible_p95_ms.or(defaults.visible_p95_ms.filter(|_| !has_no_database)),
         }
     }
@@ -544,7 +555,7 @@ mod tests {
         let load = arguments.load.of_scenario(arguments.scenario).unwrap();
         let Pace::Open(schedule) = load.pace else { panic!("not open") };
         assert_eq!(schedule, Schedule::new(2_000, Duration::from_secs(60), Duration::from_secs(60)));
-        assert_eq!((load.connections, load.organizations, load.payload_bytes), (256, 1_000, 600));
+        assert_eq!((load.connections, load.organizations, load.payload_bytes.fixed()), (256, 1_000, Some(600)));
         assert_eq!(arguments.thresholds().p95_ms, Some(10.0));
     }
 

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// Maximum length of a reply. Real ones are far shorter.
-const MAX_REPLY_BYTES: usize = 256 * 1024;
+/// Maximum length of a reply: a page of the inbox has 2 MiB at most.
+const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use crate::inbox_check::InboxCheck;
 use crate::log_count::LogCount;
+use crate::reads::{self, ReadFigures};
 use crate::recorder::{Latency, RequestOutcome};
 use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::session::{Row, Session};
+use crate::variation::PayloadBytes;
 use crate::visibility::Visibility;
 
 /// The check that the load was kept up.
@@ -47,6 +49,8 @@ pub(crate) struct Figures {
     pub applied_after_ms: Option<f64>,
     /// Time from success to visible; none without a database.
     pub visibility: Option<Visibility>,
+    /// The reads beside the requests, by kind.
+    pub reads: Vec<ReadFigures>,
     /// Comparison of accepted and stored events; none without an inbox.
     pub inbox: Option<InboxCheck>,
     /// Comparison of accepted events with those on the log, for batches.
@@ -66,9 +70,13 @@ pub(crate) struct LoadSummary {
     pub not_counted_seconds: f64,
     pub measured_seconds: f64,
     pub connections: usize,
-    pub payload_bytes: usize,
+    pub payload_bytes: PayloadBytes,
+    pub event_types: usize,
     pub batch_events: usize,
     pub organizations: usize,
+    pub weighted: bool,
+    pub reads_per_second: u64,
+    pub preload_events: u64,
     pub keyed: bool,
     /// Threads that drive the connections.
     pub client_threads: usize,
@@ -111,8 +119,12 @@ impl Figures {
                 measured_seconds: load.measured.as_secs_f64(),
                 connections: load.connections,
                 payload_bytes: load.payload_bytes,
+                event_types: load.event_types,
                 batch_events: load.batch_events,
                 organizations: load.organizations,
+                weighted: load.weighted,
+                reads_per_second: load.reads_per_second,
+                preload_events: load.preload_events,
                 keyed: load.keyed,
                 client_threads: load.client_threads,
             },
@@ -133,6 +145,7 @@ impl Figures {
             cpu_us_per_event: BTreeMap::new(),
             applied_after_ms: None,
             visibility: None,
+            reads: Vec::new(),
             inbox: None,
             log: None,
             allowed_unexpected: None,
@@ -169,6 +182,7 @@ impl Figures {
         ] {
             checks.extend(threshold.map(|threshold| Check::at_most(name, threshold, Some(found), "ms")));
         }
+        checks.extend(reads::check(&self.reads, thresholds));
         if let Some(threshold) = thresholds.visible_p95_ms {
             let seen = self.visibility.as_ref().filter(|visibility| visibility.latency.count > 0);
             checks.push(Check::at_most(
@@ -239,6 +253,12 @@ impl Figures {
         if let Some(visibility) = &self.visibility {
             add("never_visible", visibility.never_visible as f64, "events");
         }
+        for read in &self.reads {
+            let name = read.kind.replace([' ', ','], "_");
+            add(&format!("read_{name}_p95"), read.latency.p95_ms, "ms");
+            add(&format!("read_{name}_p99"), read.latency.p99_ms, "ms");
+            add(&format!("read_{name}_errors"), read.errors as f64, "requests");
+        }
         for (name, used) in &self.components {
             add(&format!("{name}_cpu"), used.cpu_cores, "cores");
             if let Some(micros) = self.cpu_us_per_event.get(name) {
@@ -293,13 +313,17 @@ mod tests {
             pace: Pace::Open(Schedule::new(10, Duration::ZERO, SECOND)),
             measured: SECOND,
             connections: 1,
-            payload_bytes: 600,
+            payload_bytes: PayloadBytes::exactly(600),
+            event_types: 1,
             batch_events: 1,
             organizations: 1,
+            weighted: false,
             keyed: false,
             timeout: SECOND,
             client_threads: 1,
             stops: true,
+            reads_per_second: 0,
+            preload_events: 0,
         }
     }
 
@@ -317,7 +341,8 @@ mod tests {
                 event_id: None,
             });
         }
-        Session { recorder, rows: Vec::new(), sent: outcomes.len() as u64, stopped: stopped.map(str::to_owned) }
+        let (started, sent) = (std::time::Instant::now(), outcomes.len() as u64);
+        Session { started, recorder, rows: Vec::new(), sent, stopped: stopped.map(str::to_owned) }
     }
 
     fn failed(figures: &Figures) -> Vec<&'static str> {

@@ -238,7 +238,7 @@ async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
     let Ok(Some(started)) = state.started.subscribe().wait_for(Option::is_some).await.map(|started| *started) else {
         return;
     };
-    let mut buffer = Vec::with_capacity(state.load.batch_events * state.load.payload_bytes + 1024);
+    let mut buffer = Vec::with_capacity(state.load.batch_events * state.load.payload_bytes.median() + 1024);
     while let Some((number, intended)) = state.next(started).await {
         state.requests.write(number, &mut buffer);
         state.in_flight.fetch_add(1, Relaxed);

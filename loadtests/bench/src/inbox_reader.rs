@@ -84,6 +84,29 @@ pub(crate) async fn ends(control: &ControlClient, organizations: &[Organization]
     Ok(ends)
 }
 
+/// The cursor after the oldest `skipped` events that match `filter` (`&name=value`); an inner `None` is the start. `None`
+/// if the inbox has no more than these.
+pub(crate) async fn cursor_after(
+    control: &ControlClient,
+    key: &str,
+    filter: &str,
+    skipped: u64,
+) -> anyhow::Result<Option<Option<Cursor>>> {
+    let deadline = Instant::now() + BUSY_BUDGET;
+    let (mut cursor, mut left): (Option<Cursor>, u64) = (None, skipped);
+    while left > 0 {
+        let at = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+        let page = page(control, key, &format!("limit={}{filter}{at}", left.min(1_000)), deadline).await?;
+        if !page.has_more {
+            return Ok(None);
+        }
+        // A page may end early: its bytes are bounded.
+        left -= (page.events.len() as u64).min(left);
+        cursor = Some(page.resume_cursor);
+    }
+    Ok(Some(cursor))
+}
+
 /// The expected events of a run.
 pub(crate) struct Expected {
     pub organizations: Vec<Organization>,

@@ -14,9 +14,11 @@ mod catchup;
 mod cli;
 mod compare;
 mod connection;
+mod connections;
 mod control_client;
 mod cost;
 mod deliver;
+mod dry_run;
 mod figures;
 mod generator;
 mod inbox_check;
@@ -26,12 +28,15 @@ mod lag;
 mod limit_cost;
 mod limits;
 mod log_count;
+mod named;
 mod organizations;
 mod page;
 mod peer;
 mod plot;
+mod preload;
 mod process_usage;
 mod product;
+mod reads;
 mod recorder;
 mod recovery;
 mod report;
@@ -48,6 +53,7 @@ mod suite;
 mod system;
 mod target;
 mod turns;
+mod variation;
 mod visibility;
 
 use std::path::Path;
@@ -65,8 +71,9 @@ use crate::cli::{
     DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, ProducerArgs, RunArgs, SystemArgs,
 };
 use crate::deliver::endpoints::EndpointOptions;
+use crate::named::Named;
 use crate::product::Counted;
-use crate::scenario::{Load, Thresholds};
+use crate::scenario::{Load, Scenario, Thresholds};
 use crate::suite::Step;
 use crate::system::System;
 use crate::target::{DevFile, Target};
@@ -138,6 +145,16 @@ async fn perform(command: Command) -> Result<bool, Failure> {
 
 async fn run(arguments: RunArgs) -> Result<bool, Failure> {
     let load = arguments.load.of_scenario(arguments.scenario)?;
+    if arguments.dry_run {
+        print!("{}", dry_run::of_run(&arguments, &load));
+        return Ok(true);
+    }
+    match named::command(&arguments)? {
+        Some(Named::Deliver(deliver)) => return run_deliver(deliver).await,
+        Some(Named::All(all)) => return run_all(all).await,
+        None if arguments.scenario == Scenario::Connections => return named::connections(arguments).await,
+        None => {}
+    }
     let (name, thresholds) = (arguments.name(), arguments.thresholds());
     let folder = report::folder(arguments.load.out.as_deref(), &name);
     let (target, options) = system(arguments.system, &load, name, thresholds)?;
@@ -165,7 +182,8 @@ async fn run_upsert(arguments: BareUpsertArgs) -> Result<bool, Failure> {
     let load = arguments.load.of_bare()?;
     let system = System::start(&arguments.program.triggers, &[]).await?;
     let database_url = system.target.database_url.clone().unwrap_or_default();
-    let upserts = bare::upsert::run(&database_url, load.organizations, load.payload_bytes, load.measured).await;
+    let upserts =
+        bare::upsert::run(&database_url, load.organizations, load.payload_bytes.median(), load.measured).await;
     system.stop().await;
     let upserts = upserts?;
     println!("{:.0} rows/s, {:.1} us of PostgreSQL's CPU for each", upserts.rows_per_second, upserts.postgres_us);
@@ -195,8 +213,13 @@ async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
         load: arguments.load.of_bare()?,
         ramp: ramp.unwrap_or(Duration::from_secs(5)),
         measured: measured.unwrap_or(Duration::from_secs(20)),
+        idle_connections: usize::from(arguments.idle_connections),
         results: arguments.results,
     };
+    if arguments.dry_run {
+        print!("{}", dry_run::of_all(&options));
+        return Ok(true);
+    }
     suite::run(&options, &report::folder(arguments.load.out.as_deref(), "all")).await
 }
 

@@ -100,13 +100,15 @@ fn load(load: &LoadSummary) -> String {
         if load.batch_events > 1 { format!("{} events a request, ", load.batch_events) } else { String::new() };
     format!(
         "{pace} for {} s, after {} s that are not measured; {events}{} connections, payload {} bytes, \
-         {} organizations, {} dedup ids.",
+         {} types, {} organizations, {} dedup ids, {} reads/s.",
         load.measured_seconds,
         load.not_counted_seconds,
         load.connections,
         load.payload_bytes,
+        load.event_types,
         thousands(load.organizations as f64),
-        if load.keyed { "with" } else { "without" }
+        if load.keyed { "with" } else { "without" },
+        load.reads_per_second
     )
 }
 
@@ -189,6 +191,7 @@ fn latencies(figures: &Figures) -> Markup {
     type Figure = fn(&Latency) -> f64;
     let mut columns = vec![("accepted", figures.latency), ("send delay", figures.send_delay)];
     columns.extend(figures.visibility.as_ref().map(|seen| ("visible", seen.latency)));
+    columns.extend(figures.reads.iter().map(|read| (read.kind.as_str(), read.latency)));
     let rows: [(&str, Figure); 7] = [
         ("mean", |latency| latency.mean_ms),
         ("p50", |latency| latency.p50_ms),

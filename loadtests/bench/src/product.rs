@@ -14,7 +14,9 @@ use crate::inbox_reader::{self, Expected};
 use crate::lag::LagReader;
 use crate::log_count::{LogCount, end_of_log};
 use crate::organizations;
+use crate::preload;
 use crate::process_usage::{Component, CpuMeter, listener};
+use crate::reads::Reads;
 use crate::recorder::RequestOutcome;
 use crate::report::Report;
 use crate::request::Requests;
@@ -59,6 +61,9 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     if load.batch_events > 1 || options.counted == Counted::Log {
         return run_without_view(target, load, options, organizations.list, environment).await;
     }
+    if let (1.., Some(last)) = (load.preload_events, organizations.list.last()) {
+        preload::run(target, &load, std::slice::from_ref(last), load.preload_events).await?;
+    }
     let from = inbox_reader::ends(&control, &organizations.list).await?;
 
     let (watch, visibility) = start_watcher(target, &load, &organizations.list, options.settle).await?;
@@ -66,12 +71,20 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let requests = Requests::new(&target.address, &organizations.list, &load, &run_tag);
     let components = components(target, &options.components);
     let mut lag = lag_reader(target).await?;
+    let reads = match organizations.list.last() {
+        Some(last) if load.reads_per_second > 0 => Some(Reads::start(&control, &target.address, last, &load).await?),
+        _ => None,
+    };
     let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
-    let session = session::watch(generator, &load, &components, lag.as_mut()).await?;
+    let mut session = session::watch(generator, &load, &components, lag.as_mut()).await?;
 
     let mut figures = Figures::of(&load, &session);
     let last_reply = Instant::now();
+    if let Some(reads) = reads {
+        reads.stop();
+        figures.reads = reads.finish()?;
+    }
     if let Some(lag) = &mut lag {
         match lag.wait_until_applied(last_reply + options.settle).await {
             Ok(0) => figures.applied_after_ms = Some(last_reply.elapsed().as_secs_f64() * 1000.0),
@@ -82,7 +95,10 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     if let Some(visibility) = visibility {
         match visibility.await.context("watching the view").flatten() {
-            Ok(seen) => figures.visibility = Some(seen),
+            Ok(seen) => {
+                seen.fill(session.started, &mut session.rows);
+                figures.visibility = Some(seen);
+            }
             Err(error) => figures.measurement_errors.push(format!("{error:#}")),
         }
     }

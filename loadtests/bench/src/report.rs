@@ -110,7 +110,7 @@ fn csv(rows: &[Row]) -> String {
     let components: BTreeSet<&String> = rows.iter().flat_map(|row| row.components.keys()).collect();
     let groups: BTreeSet<&String> = rows.iter().flat_map(|row| row.lag_records.keys()).collect();
     let mut text = "at_seconds,measured,target_per_second,sent,accepted,errors,p50_ms,p95_ms,p99_ms,p999_ms,max_ms,\
-         in_flight,backlog"
+         in_flight,backlog,visible_p50_ms,visible_p95_ms,visible_p99_ms"
         .to_owned();
     for name in &components {
         write!(text, ",{name}_cpu_cores,{name}_memory_mib").ok();
@@ -134,6 +134,10 @@ fn csv(rows: &[Row]) -> String {
         )
         .ok();
         write!(text, ",{},{}", row.in_flight, row.backlog).ok();
+        match row.visible {
+            seen if seen.count > 0 => write!(text, ",{:.3},{:.3},{:.3}", seen.p50_ms, seen.p95_ms, seen.p99_ms).ok(),
+            _ => write!(text, ",,,").ok(),
+        };
         for name in &components {
             match row.components.get(*name) {
                 Some((cores, memory)) => write!(text, ",{cores:.3},{memory:.1}").ok(),
@@ -185,6 +189,15 @@ pub(crate) fn summary(report: &Report) -> String {
         )
         .ok();
     }
+    for read in &figures.reads {
+        let (seen, errors) = (&read.latency, read.errors);
+        writeln!(
+            text,
+            "  {} ms: p50 {:.2}  p95 {:.2}  p99 {:.2}  max {:.2}   ({} reads, {errors} errors)",
+            read.kind, seen.p50_ms, seen.p95_ms, seen.p99_ms, seen.max_ms, seen.count
+        )
+        .ok();
+    }
     for (name, used) in &figures.components {
         writeln!(text, "  {name}: {:.2} cores, {:.0} MiB", used.cpu_cores, used.memory_mib).ok();
     }
@@ -230,10 +243,10 @@ mod tests {
         };
         let columns = |text: &str| text.lines().map(|line| line.split(',').count()).collect::<Vec<usize>>();
         let text = csv(&[row(&["kafka", "triggers"], &[]), row(&["kafka"], &[])]);
-        assert_eq!(columns(&text), [17, 17, 17]);
+        assert_eq!(columns(&text), [20, 20, 20]);
         assert!(text.starts_with("at_seconds,"));
         let text = csv(&[row(&["kafka"], &["view"]), row(&["kafka"], &["view", "webhooks"])]);
-        assert_eq!(columns(&text), [17, 17, 17]);
+        assert_eq!(columns(&text), [20, 20, 20]);
         assert!(text.contains(",view_lag_records,webhooks_lag_records\n"), "{text}");
         assert!(text.ends_with(",7,7\n"), "{text}");
     }

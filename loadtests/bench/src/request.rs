@@ -1,12 +1,19 @@
-//! The bytes of the requests: a head per organization, and a body in which only the numbers of its events change.
+//! The bytes of the requests: a head per organization, and a body. In a load of one size and one type only the numbers
+//! change from body to body, so it is built once.
 //!
 //! Sending them and reading the reply is in `connection`.
+
+use std::io::Write;
 
 use loadkit::{EVENT_TYPE, ORDER_DIGITS, ORDER_START, order};
 
 use crate::organizations::Organization;
 use crate::scenario::Load;
 use crate::target::Address;
+use crate::variation::{self, PayloadBytes};
+
+/// Start of the dedup key in the text of an event.
+const DEDUP_START: &str = "\"dedup_id\":\"";
 
 /// Where events are posted, and what an accepted one is.
 #[derive(Debug, Clone, Copy)]
@@ -17,14 +24,31 @@ pub(crate) struct Route {
     pub any_success: bool,
 }
 
-/// Prebuilt requests, one per number. Organizations are used in turns.
+/// Requests, one per number.
 pub(crate) struct Requests {
     /// `Route::any_success`.
     pub any_success: bool,
+    /// The head of each organization, up to the length of the body.
     heads: Vec<Vec<u8>>,
-    body: Vec<u8>,
-    /// Offsets of the number in the body, for each event.
-    number_offsets: Vec<Vec<usize>>,
+    body: Body,
+    /// Whether organizations get different shares of the requests.
+    weighted: bool,
+}
+
+enum Body {
+    /// Requests without one; their heads are complete.
+    None,
+    /// All events are alike but for their numbers, at these offsets of each event.
+    Alike { text: Vec<u8>, number_offsets: Vec<Vec<usize>> },
+    /// Size and type differ from event to event.
+    Varied(Varied),
+}
+
+struct Varied {
+    payload_bytes: PayloadBytes,
+    event_types: usize,
+    dedup_run: Option<String>,
+    batch_events: usize,
 }
 
 impl Requests {
@@ -43,30 +67,36 @@ impl Requests {
         load: &Load,
         run: &str,
     ) -> Self {
-        let (event, offsets) = event(load.payload_bytes, load.keyed.then_some(run));
-        let (body, number_offsets) = match load.batch_events {
-            0 | 1 => (event, vec![offsets]),
-            events => batch(&event, &offsets, events),
+        let dedup_run = load.keyed.then_some(run);
+        let body = match load.payload_bytes.fixed() {
+            Some(bytes) if load.event_types <= 1 => alike(bytes, dedup_run, load.batch_events),
+            _ => Body::Varied(Varied {
+                payload_bytes: load.payload_bytes,
+                event_types: load.event_types,
+                dedup_run: dedup_run.map(str::to_owned),
+                batch_events: load.batch_events,
+            }),
         };
         let head = |(index, organization): (usize, &Organization)| {
-            format!(
-                "POST {}{} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
-                 content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-                address.path,
-                route.path.replace("{organization}", &index.to_string()),
-                address.authority,
-                organization.key,
-                body.len()
-            )
-            .into_bytes()
+            let path = route.path.replace("{organization}", &index.to_string());
+            let mut head = head("POST", &path, address, organization);
+            head.push_str("content-type: application/json\r\ncontent-length: ");
+            head.into_bytes()
         };
         let heads = organizations.iter().enumerate().map(head).collect();
-        Self { any_success: route.any_success, heads, body, number_offsets }
+        Self { any_success: route.any_success, heads, body, weighted: load.weighted }
+    }
+
+    /// Requests `GET path`, all alike. Every success is accepted.
+    pub(crate) fn reads(address: &Address, organization: &Organization, path: &str) -> Self {
+        let head = head("GET", path, address, organization) + "\r\n";
+        Self { any_success: true, heads: vec![head.into_bytes()], body: Body::None, weighted: false }
     }
 
     /// Index of the organization of request `number`.
     pub(crate) fn organization_of(&self, number: u64) -> usize {
-        usize::try_from(number % self.heads.len().max(1) as u64).unwrap_or(0)
+        let choose = if self.weighted { variation::weighted } else { variation::even };
+        choose(number, self.heads.len())
     }
 
     /// Replaces the content of `buffer` by request `number`.
@@ -75,57 +105,95 @@ impl Requests {
         if let Some(head) = self.heads.get(self.organization_of(number)) {
             buffer.extend_from_slice(head);
         }
-        let body_at = buffer.len();
-        buffer.extend_from_slice(&self.body);
-        let first = number * self.number_offsets.len() as u64;
-        for (event, offsets) in (first..).zip(&self.number_offsets) {
-            for offset in offsets {
-                let mut rest = event;
-                for digit in buffer[body_at + offset..body_at + offset + ORDER_DIGITS].iter_mut().rev() {
-                    *digit = b'0' + (rest % 10) as u8;
-                    rest /= 10;
+        match &self.body {
+            Body::None => {}
+            Body::Alike { text, number_offsets } => {
+                end_head(buffer, text.len());
+                let body_at = buffer.len();
+                buffer.extend_from_slice(text);
+                let first = number * number_offsets.len() as u64;
+                for (event, offset) in
+                    (first..).zip(number_offsets).flat_map(|(event, all)| all.iter().map(move |offset| (event, offset)))
+                {
+                    write_number(event, &mut buffer[body_at + offset..body_at + offset + ORDER_DIGITS]);
                 }
+            }
+            Body::Varied(varied) => {
+                let body = varied.body(number);
+                end_head(buffer, body.len());
+                buffer.extend_from_slice(body.as_bytes());
             }
         }
     }
 }
 
-/// The body of a batch of `events` copies of an event, and the offsets of the number in each.
-fn batch(event: &[u8], offsets: &[usize], events: usize) -> (Vec<u8>, Vec<Vec<usize>>) {
-    let mut body = b"{\"events\":[".to_vec();
-    let mut all = Vec::with_capacity(events);
-    for index in 0..events {
-        if index > 0 {
-            body.push(b',');
+impl Varied {
+    fn body(&self, number: u64) -> String {
+        if self.batch_events <= 1 {
+            return self.event(number);
         }
-        all.push(offsets.iter().map(|offset| body.len() + offset).collect());
-        body.extend_from_slice(event);
+        let first = number * self.batch_events as u64;
+        let events: Vec<String> = (first..first + self.batch_events as u64).map(|event| self.event(event)).collect();
+        format!("{{\"events\":[{}]}}", events.join(","))
     }
-    body.extend_from_slice(b"]}");
-    (body, all)
+
+    fn event(&self, number: u64) -> String {
+        let event_type = variation::event_type(number, self.event_types);
+        event_text(&event_type, self.dedup_run.as_deref(), number, self.payload_bytes.of(number))
+    }
 }
 
-/// The JSON text of an event, and the offsets of the number in it.
-fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
-    let zeros = "0".repeat(ORDER_DIGITS);
-    let mut number_offsets = Vec::new();
-    let mut body = format!("{{\"event_type\":\"{EVENT_TYPE}\",");
-    if let Some(run) = dedup_run {
-        body.push_str(&format!("\"dedup_id\":\"{run}-"));
-        number_offsets.push(body.len());
-        body.push_str(&format!("{zeros}\","));
+fn head(method: &str, path: &str, address: &Address, organization: &Organization) -> String {
+    let Address { authority, path: prefix, .. } = address;
+    format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {authority}\r\nauthorization: Bearer {}\r\n", organization.key)
+}
+
+fn end_head(buffer: &mut Vec<u8>, body_bytes: usize) {
+    // Writing to a vector cannot fail.
+    write!(buffer, "{body_bytes}\r\n\r\n").ok();
+}
+
+fn write_number(number: u64, digits: &mut [u8]) {
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
-    body.push_str("\"payload\":");
-    number_offsets.push(body.len() + ORDER_START.len());
-    body.push_str(&order(0, payload_bytes));
-    body.push('}');
-    (body.into_bytes(), number_offsets)
+}
+
+/// A body of one event, or of a batch of copies of it, and the offsets of the number in each.
+fn alike(payload_bytes: usize, dedup_run: Option<&str>, batch_events: usize) -> Body {
+    let event = event_text(EVENT_TYPE, dedup_run, 0, payload_bytes);
+    let dedup_offset = dedup_run.and_then(|run| Some(event.find(DEDUP_START)? + DEDUP_START.len() + run.len() + 1));
+    let order_offset = event.find(ORDER_START).map(|at| at + ORDER_START.len());
+    let offsets: Vec<usize> = dedup_offset.into_iter().chain(order_offset).collect();
+    if batch_events <= 1 {
+        return Body::Alike { text: event.into_bytes(), number_offsets: vec![offsets] };
+    }
+    let mut text = b"{\"events\":[".to_vec();
+    let mut number_offsets = Vec::with_capacity(batch_events);
+    for index in 0..batch_events {
+        if index > 0 {
+            text.push(b',');
+        }
+        number_offsets.push(offsets.iter().map(|offset| text.len() + offset).collect());
+        text.extend_from_slice(event.as_bytes());
+    }
+    text.extend_from_slice(b"]}");
+    Body::Alike { text, number_offsets }
+}
+
+/// The JSON text of event `number`.
+fn event_text(event_type: &str, dedup_run: Option<&str>, number: u64, payload_bytes: usize) -> String {
+    let dedup = dedup_run.map(|run| format!("{DEDUP_START}{run}-{number:0ORDER_DIGITS$}\",")).unwrap_or_default();
+    format!("{{\"event_type\":\"{event_type}\",{dedup}\"payload\":{}}}", order(number, payload_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{MIN_PAYLOAD_BYTES, Pace};
+    use crate::scenario::Pace;
+    use crate::variation::MIN_PAYLOAD_BYTES;
     use serde_json::Value;
     use serde_json::value::RawValue;
 
@@ -134,6 +202,15 @@ mod tests {
     }
 
     fn requests_of(payload_bytes: usize, run: Option<&str>, batch_events: usize) -> Requests {
+        varied_requests(PayloadBytes::exactly(payload_bytes), 1, run, batch_events)
+    }
+
+    fn varied_requests(
+        payload_bytes: PayloadBytes,
+        event_types: usize,
+        run: Option<&str>,
+        batch_events: usize,
+    ) -> Requests {
         let address = Address { authority: "127.0.0.1:80".to_owned(), path: String::new(), port: 80 };
         let organizations: Vec<_> =
             ["k1", "key-2"].iter().map(|key| Organization { id: uuid::Uuid::nil(), key: (*key).to_owned() }).collect();
@@ -143,12 +220,16 @@ mod tests {
             measured: second,
             connections: 1,
             payload_bytes,
+            event_types,
             batch_events,
             organizations: organizations.len(),
+            weighted: false,
             keyed: run.is_some(),
             timeout: second,
             client_threads: 1,
             stops: true,
+            reads_per_second: 0,
+            preload_events: 0,
         };
         Requests::new(&address, &organizations, &load, run.unwrap_or_default())
     }
@@ -204,5 +285,41 @@ mod tests {
         let (head, body) = parts(&buffer);
         assert!(head.contains("Bearer key-2\r\n"));
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["dedup_id"], "run7-000000000007");
+    }
+
+    #[test]
+    fn varied_events_have_their_length_type_and_number() {
+        let range: PayloadBytes = "500-5000".parse().unwrap();
+        let requests = varied_requests(range, 3, Some("run7"), 2);
+        let mut buffer = Vec::new();
+        let mut types = std::collections::BTreeSet::new();
+        for number in 0..20 {
+            requests.write(number, &mut buffer);
+            let (head, body) = parts(&buffer);
+            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
+            let value: Value = serde_json::from_str(&body).unwrap();
+            for (index, event) in value["events"].as_array().unwrap().iter().enumerate() {
+                let event_number = number * 2 + index as u64;
+                assert_eq!(event["dedup_id"], format!("run7-{event_number:012}"));
+                assert_eq!(event["payload"]["order"], format!("{event_number:012}"));
+                types.insert(event["event_type"].as_str().unwrap().to_owned());
+            }
+            // serde_json changes the order of members, not their length.
+            let lengths = value["events"].as_array().unwrap().iter().map(|event| event["payload"].to_string().len());
+            assert!(lengths.eq([range.of(number * 2), range.of(number * 2 + 1)]));
+        }
+        assert_eq!(types.len(), 3);
+    }
+
+    #[test]
+    fn a_read_has_no_body() {
+        let address = Address { authority: "127.0.0.1:80".to_owned(), path: "/api".to_owned(), port: 80 };
+        let organization = Organization { id: uuid::Uuid::nil(), key: "k1".to_owned() };
+        let requests = Requests::reads(&address, &organization, "/v1/inbox?limit=50");
+        let mut buffer = Vec::new();
+        requests.write(3, &mut buffer);
+        let text = String::from_utf8(buffer).unwrap();
+        assert!(text.starts_with("GET /api/v1/inbox?limit=50 HTTP/1.1\r\n"), "{text}");
+        assert!(text.ends_with("Bearer k1\r\n\r\n"), "{text}");
     }
 }

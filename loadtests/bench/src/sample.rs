@@ -9,6 +9,7 @@ use crate::recorder::{Latency, RequestOutcome};
 use crate::report::Report;
 use crate::scenario::Check;
 use crate::session::Row;
+use crate::variation::PayloadBytes;
 use crate::visibility::Visibility;
 
 /// Cores and MiB by component.
@@ -42,6 +43,7 @@ fn row(n: u64) -> Row {
         errors,
         failures: (errors > 0).then_some((RequestOutcome::Status(503), errors)).into_iter().collect(),
         latency: latency(wave, 10_000),
+        visible: latency(3.0 * wave, 100),
         in_flight: 25 + n % 7,
         backlog: n % 3,
         components: BTreeMap::from(components),
@@ -65,9 +67,13 @@ pub(crate) fn figures() -> Figures {
             not_counted_seconds: 10.0,
             measured_seconds: 30.0,
             connections: 256,
-            payload_bytes: 600,
+            payload_bytes: PayloadBytes::exactly(600),
+            event_types: 1,
             batch_events: 1,
             organizations: 1_000,
+            weighted: false,
+            reads_per_second: 0,
+            preload_events: 0,
             keyed: false,
             client_threads: 1,
         },
@@ -88,7 +94,9 @@ pub(crate) fn figures() -> Figures {
             poll_interval_ms: 3,
             never_visible: 0,
             dropped: 0,
+            samples: Vec::new(),
         }),
+        reads: Vec::new(),
         inbox: None,
         log: None,
         allowed_unexpected: None,

@@ -8,9 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::schedule::Schedule;
-
-/// Minimum payload: it has room for the number of the request.
-pub(crate) const MIN_PAYLOAD_BYTES: usize = 64;
+use crate::variation::PayloadBytes;
 
 /// A named load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,6 +29,16 @@ pub(crate) enum Scenario {
     Spike,
     /// 30,000/s for 1 min: what cannot be accepted must be refused.
     Overload,
+    /// 4,000 writes and 1,000 reads a second for 2 min; organizations have different shares (--preload-events N).
+    Mixed,
+    /// 1,000 requests/s of 100 events each for 20 s, counted on the log: stop the materializer before.
+    Batch,
+    /// The log is filled, and then a materializer writes it: step s8 of `all`, on a system of its own.
+    Catchup,
+    /// Webhooks after acceptance, 2,000/s: the command `deliver`, one round.
+    Deliver,
+    /// 10,000 idle connections, 1,000 long polls, 1,000 requests at once; half-sent bodies and slow readers.
+    Connections,
     /// 2,000/s for 30 min: do memory and latency stay flat?
     Soak,
 }
@@ -43,6 +51,33 @@ pub(crate) struct Shape {
     pub connections: usize,
     /// Whether ten bad seconds stop the run.
     pub stops: bool,
+    /// As in [`Load`].
+    pub event_types: usize,
+    pub batch_events: usize,
+    pub weighted: bool,
+    pub reads_per_second: u64,
+}
+
+impl Shape {
+    /// A load of writes, all of one type.
+    pub(crate) fn new(schedule: Schedule, organizations: usize, connections: usize) -> Self {
+        Self {
+            schedule,
+            organizations,
+            connections,
+            stops: true,
+            event_types: 1,
+            batch_events: 1,
+            weighted: false,
+            reads_per_second: 0,
+        }
+    }
+
+    /// 80 % writes and 20 % reads, of several types and organizations with different shares.
+    pub(crate) fn mixed(schedule: Schedule) -> Self {
+        let reads_per_second = schedule.peak() / 4;
+        Self { event_types: 4, weighted: true, reads_per_second, ..Self::new(schedule, 1_000, 256) }
+    }
 }
 
 impl Scenario {
@@ -57,17 +92,19 @@ impl Scenario {
             Self::High => "high",
             Self::Spike => "spike",
             Self::Overload => "overload",
+            Self::Mixed => "mixed",
+            Self::Batch => "batch",
+            Self::Catchup => "catchup",
+            Self::Deliver => "deliver",
+            Self::Connections => "connections",
             Self::Soak => "soak",
         }
     }
 
     pub(crate) fn shape(self) -> Shape {
         let seconds = Duration::from_secs;
-        let steady = |rate, ramp, hold, organizations, connections| Shape {
-            schedule: Schedule::new(rate, seconds(ramp), seconds(hold)),
-            organizations,
-            connections,
-            stops: true,
+        let steady = |rate, ramp, hold, organizations, connections| {
+            Shape::new(Schedule::new(rate, seconds(ramp), seconds(hold)), organizations, connections)
         };
         match self {
             Self::Smoke => steady(100, 0, 30, 10, 32),
@@ -82,6 +119,11 @@ impl Scenario {
             Self::High => steady(15_000, 60, 300, 1_000, 512),
             Self::Spike => Shape { schedule: spike(), stops: false, ..steady(1, 0, 1, 1_000, 2_000) },
             Self::Overload => Shape { stops: false, ..steady(30_000, 5, 60, 1_000, 4_000) },
+            Self::Mixed => Shape::mixed(Schedule::new(4_000, seconds(10), seconds(120))),
+            Self::Batch => Shape { batch_events: 100, ..steady(1_000, 5, 20, 1_000, 64) },
+            Self::Deliver => steady(2_000, 5, 20, 50, 128),
+            // Neither has a rate; the options of the load that it uses have these defaults.
+            Self::Catchup | Self::Connections => steady(10_000, 5, 20, 1_000, 256),
             Self::Soak => steady(2_000, 30, 1_800, 1_000, 128),
         }
     }
@@ -106,11 +148,18 @@ impl Scenario {
                 p99_ms: Some(30.0),
                 max_ms: Some(1_000.0),
                 visible_p95_ms: Some(30.0),
+                ..Thresholds::none()
+            },
+            Self::Mixed => Thresholds {
+                max_error_percent: 0.01,
+                read_p95_ms: Some(5.0),
+                read_p99_ms: Some(20.0),
+                ..Thresholds::none()
             },
             Self::High => {
                 Thresholds { max_error_percent: 0.01, p95_ms: Some(50.0), p99_ms: Some(200.0), ..Thresholds::none() }
             }
-            Self::Stress => Thresholds::none(),
+            Self::Stress | Self::Batch | Self::Catchup | Self::Deliver | Self::Connections => Thresholds::none(),
             // Refusing is right here.
             Self::Spike | Self::Overload => Thresholds { max_error_percent: 100.0, ..Thresholds::none() },
         }
@@ -157,12 +206,16 @@ pub(crate) struct Load {
     pub measured: Duration,
     /// Connections: the maximum number of requests in flight.
     pub connections: usize,
-    /// Exact size of the JSON text of each payload.
-    pub payload_bytes: usize,
+    /// Size of the JSON text of each payload.
+    pub payload_bytes: PayloadBytes,
+    /// Number of event types.
+    pub event_types: usize,
     /// Events of one request; 1 uses the route for single events.
     pub batch_events: usize,
     /// Number of organizations, which are used in turns.
     pub organizations: usize,
+    /// Whether five groups of them get 10, 3, 2, 1 and 1 of 17 requests.
+    pub weighted: bool,
     /// Whether each event has a `dedup_id`.
     pub keyed: bool,
     /// Timeout of a request.
@@ -171,6 +224,10 @@ pub(crate) struct Load {
     pub client_threads: usize,
     /// Whether ten bad seconds stop the run.
     pub stops: bool,
+    /// Reads a second beside the requests, of the inbox of the last organization.
+    pub reads_per_second: u64,
+    /// Events that are put into that inbox before the run.
+    pub preload_events: u64,
 }
 
 /// Thresholds of a run; `None` is not checked.
@@ -182,12 +239,23 @@ pub(crate) struct Thresholds {
     pub p99_ms: Option<f64>,
     pub max_ms: Option<f64>,
     pub visible_p95_ms: Option<f64>,
+    /// Of each kind of reads.
+    pub read_p95_ms: Option<f64>,
+    pub read_p99_ms: Option<f64>,
 }
 
 impl Thresholds {
     /// Only one: at most 1 % errors.
     pub(crate) fn none() -> Self {
-        Self { max_error_percent: 1.0, p95_ms: None, p99_ms: None, max_ms: None, visible_p95_ms: None }
+        Self {
+            max_error_percent: 1.0,
+            p95_ms: None,
+            p99_ms: None,
+            max_ms: None,
+            visible_p95_ms: None,
+            read_p95_ms: None,
+            read_p99_ms: None,
+        }
     }
 }
 

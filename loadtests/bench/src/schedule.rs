@@ -89,6 +89,12 @@ impl Schedule {
         self.phases.iter().filter(|phase| phase.hold_ns > 0).count() <= 1
     }
 
+    /// The rate per second of each phase, and how long it is held.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (u64, Duration)> {
+        let used = self.phases.iter().filter(|phase| phase.hold_ns > 0);
+        used.map(|phase| (phase.rate_per_second, Duration::from_nanos(phase.hold_ns)))
+    }
+
     /// The highest rate, per second.
     pub(crate) fn peak(&self) -> u64 {
         self.phases.iter().map(|phase| phase.rate_per_second).max().unwrap_or(1)

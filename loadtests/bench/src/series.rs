@@ -14,7 +14,11 @@ use crate::session::Row;
 /// The plots of the run, in the order of the page.
 pub(crate) fn plots(report: &Report) -> Vec<Plot> {
     let rows = &report.rows;
-    let mut plots = vec![rate(rows), latency(rows), percentiles(report), waiting(rows)];
+    let mut plots = vec![rate(rows), latency(rows, "Latency of requests", |row| row.latency), percentiles(report)];
+    if rows.iter().any(|row| row.visible.count > 0) {
+        plots.push(latency(rows, "Time from success to visible", |row| row.visible));
+    }
+    plots.push(waiting(rows));
     plots.extend(cpu(rows, report.environment.cores));
     plots.extend(by_name(rows, ("Memory by component", "MiB"), |row| {
         row.components.iter().map(|(name, used)| (name.clone(), used.1)).collect()
@@ -65,10 +69,13 @@ fn rate(rows: &[Row]) -> Plot {
     over_time(rows, "Rate", "requests/s", Scale::Linear, lines)
 }
 
-fn latency(rows: &[Row]) -> Plot {
+/// Percentiles over time.
+fn latency(rows: &[Row], title: &'static str, latency_of: fn(&Row) -> Latency) -> Plot {
     let percentile = |name, color, figure: fn(&Latency) -> f64| {
         // A second without a reply has no latency.
-        line(rows, name, color, move |row| (row.latency.count > 0).then(|| figure(&row.latency)))
+        line(rows, name, color, move |row| {
+            Some(latency_of(row)).filter(|seen| seen.count > 0).map(|seen| figure(&seen))
+        })
     };
     let lines = vec![
         percentile("p50", color(5), |latency| latency.p50_ms),
@@ -76,7 +83,7 @@ fn latency(rows: &[Row]) -> Plot {
         percentile("p99", color(4), |latency| latency.p99_ms),
         percentile("max", color(1), |latency| latency.max_ms),
     ];
-    over_time(rows, "Latency of requests", "ms, logarithmic", Scale::Logarithmic, lines)
+    over_time(rows, title, "ms, logarithmic", Scale::Logarithmic, lines)
 }
 
 /// Latency and time to visible of the measured part, by percentile.
@@ -158,17 +165,19 @@ mod tests {
         let mut report = sample::report();
         let all = plots(&report);
         assert_eq!(names(find(&all, "Rate").unwrap()), ["target", "sent", "accepted", "errors"]);
+        assert_eq!(names(find(&all, "Time from success to visible").unwrap()), ["p50", "p95", "p99", "max"]);
         assert!(find(&all, "Errors by outcome").is_some() && find(&all, "Consumer lag").is_none());
         for row in &mut report.rows {
             (row.target, row.errors) = (0, 0);
             row.failures.clear();
             row.components.clear();
+            row.visible = Latency::default();
             row.lag_records.insert("materializer".to_owned(), 5);
         }
         let few = plots(&report);
         assert_eq!(names(find(&few, "Rate").unwrap()), ["sent", "accepted", "errors"], "a closed loop has no target");
         assert_eq!(names(find(&few, "Consumer lag").unwrap()), ["materializer"]);
-        for title in ["Errors by outcome", "CPU by component", "Memory by component"] {
+        for title in ["Errors by outcome", "CPU by component", "Memory by component", "Time from success to visible"] {
             assert!(find(&few, title).is_none(), "{title}");
         }
     }

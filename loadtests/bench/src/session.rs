@@ -32,6 +32,8 @@ pub(crate) struct Row {
     pub failures: BTreeMap<RequestOutcome, u64>,
     /// Latency of finished requests.
     pub latency: Latency,
+    /// Time to visible of the sampled events that were accepted in it; no events if it was not measured.
+    pub visible: Latency,
     /// Requests in flight at its end.
     pub in_flight: u64,
     /// Requests due and not sent at its end.
@@ -43,6 +45,8 @@ pub(crate) struct Row {
 }
 
 pub(crate) struct Session {
+    /// Start of the schedule.
+    pub started: Instant,
     /// The results of all connections.
     pub recorder: Recorder,
     /// One row per second.
@@ -104,8 +108,9 @@ pub(crate) async fn watch(
             generator.stop();
         }
     }
+    let started = generator.started;
     let recorder = generator.into_recorder()?;
-    Ok(Session { recorder, rows, sent: sent_before, stopped })
+    Ok(Session { started, recorder, rows, sent: sent_before, stopped })
 }
 
 fn row(generator: &Generator, load: &Load, interval: &Interval, sent: u64, meter: &mut Meter) -> Row {
@@ -126,6 +131,7 @@ fn row(generator: &Generator, load: &Load, interval: &Interval, sent: u64, meter
         errors: interval.errors,
         failures: interval.failures.clone(),
         latency: Latency::of(&interval.latency),
+        visible: Latency::default(),
         in_flight: counts.in_flight,
         backlog: counts.backlog,
         components: meter.read(),

@@ -1,6 +1,10 @@
 //! Every figure of the table of targets from one invocation: the steps that start from a system of their own, each with
 //! the bare loop beside it in turns.
 
+mod connecting;
+mod reading;
+mod webhooks;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +37,8 @@ pub(crate) enum Step {
     S2,
     /// S3: 15,000/s, everything runs.
     S3,
+    /// S5: 4,000 writes and 1,000 reads a second; the inbox that is read has 1,000 and 1,000,000 events.
+    S5,
     /// S6: 1,000/s, 20,000/s for 10 s, 1,000/s.
     S6,
     /// S7: twice the maximum.
@@ -41,10 +47,22 @@ pub(crate) enum Step {
     S8,
     /// S9: batches of 100, no materializer.
     S9,
+    /// S10: webhooks from the log, one fast receiver, and many that take 50 ms.
+    S10,
+    /// S11: webhooks after acceptance, 2,000/s.
+    S11,
+    /// S12: 10,000 idle connections, 1,000 long polls and 1,000 requests at once.
+    S12,
     /// S14: from the start of a role to its readiness.
     S14,
     /// S16: 500/s and 1,000/s.
     S16,
+    /// S17: webhooks of a good endpoint beside 100 hanging ones of another organization.
+    S17,
+    /// S18: memory of ingest with 1,000 half-sent bodies, and with 100 slow readers of large pages.
+    S18,
+    /// S19: 10,000/s with an empty view, and with 2,000,000 rows.
+    S19,
 }
 
 /// What runs.
@@ -56,6 +74,8 @@ pub(crate) struct Options {
     /// Time before each measured time, and the measured time.
     pub ramp: Duration,
     pub measured: Duration,
+    /// Idle connections of S12; of the other connections a share.
+    pub idle_connections: usize,
     /// Folder of the results of each commit.
     pub results: PathBuf,
 }
@@ -93,12 +113,19 @@ impl Suite<'_> {
                 Step::S1b => self.accepting_with_everything().await?,
                 Step::S2 => self.ten_thousand().await?,
                 Step::S3 => self.fifteen_thousand().await?,
+                Step::S5 => self.reads_beside_writes().await?,
                 Step::S6 => self.spike().await?,
                 Step::S7 => self.overload().await?,
                 Step::S8 => self.catching_up().await?,
                 Step::S9 => self.batches().await?,
+                Step::S10 => self.webhooks_from_the_log().await?,
+                Step::S11 => self.webhooks_after_acceptance().await?,
+                Step::S12 => self.many_connections().await?,
                 Step::S14 => self.starting().await?,
                 Step::S16 => self.quiet().await?,
+                Step::S17 => self.webhooks_beside_hanging_endpoints().await?,
+                Step::S18 => self.held_memory().await?,
+                Step::S19 => self.full_view().await?,
             }
         }
         Ok(())
@@ -186,6 +213,7 @@ impl Suite<'_> {
             measured: shape.schedule.hold(),
             connections: shape.connections,
             stops: shape.stops,
+            preload_events: 0,
             ..self.options.load
         };
         let mut seconds = Vec::new();
@@ -291,12 +319,13 @@ impl Suite<'_> {
     }
 
     fn closed(&self, warm_up: Duration, measured: Duration) -> Load {
-        Load { pace: Pace::Closed { warm_up, measured }, measured, ..self.options.load }
+        Load { pace: Pace::Closed { warm_up, measured }, measured, preload_events: 0, ..self.options.load }
     }
 
     fn open(&self, rate: u64) -> Load {
         let measured = self.options.measured;
-        Load { pace: Pace::Open(Schedule::new(rate, self.options.ramp, measured)), measured, ..self.options.load }
+        let pace = Pace::Open(Schedule::new(rate, self.options.ramp, measured));
+        Load { pace, measured, preload_events: 0, ..self.options.load }
     }
 }
 

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use devstack::{Data, Options, Process, Program, Signal, Stack};
 use loadkit::{Role, run_command, sealing_key};
+use runtime::postgres::connect_options;
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::control_client::ControlClient;
@@ -60,6 +63,8 @@ impl System {
             ("SEALING_KEY", sealing_key()),
             ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
             ("WEBHOOK_ALLOW_HTTP", "true".to_owned()),
+            // All of the load comes from one.
+            ("MAX_CONNECTIONS_PER_ADDRESS", "20000".to_owned()),
             ("SHUTDOWN_GRACE_MS", "0".to_owned()),
             ("RUST_LOG", "warn".to_owned()),
         ]
@@ -141,6 +146,16 @@ impl System {
             ensure!(status.is_some_and(|status| status.success()), "{} did not exit cleanly: {status:?}", role.name());
         }
         Ok(())
+    }
+
+    /// Deletes what the view shows of events. No role may run.
+    pub(crate) async fn empty_view(&mut self) -> anyhow::Result<()> {
+        self.keep_only(&[]).await?;
+        let options = connect_options(&self.stack.database_url()).context("the database URL is invalid")?;
+        let mut connection = PgConnection::connect_with(&options).await.context("connecting to the database")?;
+        let statement = "TRUNCATE view.events, view.deliveries, view.delivery_attempts, event_ids";
+        sqlx::query(statement).execute(&mut connection).await.context("emptying the view")?;
+        connection.close().await.context("closing the connection")
     }
 
     /// The processes of the roles that run, of Kafka and of PostgreSQL.

@@ -36,7 +36,7 @@ pub(crate) struct TurnOptions {
 pub(crate) struct Turns<'a> {
     pub options: &'a TurnOptions,
     pub system: System,
-    folder: &'a Path,
+    pub folder: &'a Path,
     /// Whether every run passed its own checks.
     pub all_passed: bool,
 }
@@ -49,7 +49,7 @@ impl<'a> Turns<'a> {
         let mut turns = Self { options, system, folder, all_passed: true };
         eprintln!("warming up for {:?}", options.warm_up);
         let pace = Pace::Closed { warm_up: Duration::ZERO, measured: options.warm_up };
-        let warm = Load { pace, measured: options.warm_up, ..*load };
+        let warm = Load { pace, measured: options.warm_up, reads_per_second: 0, preload_events: 0, ..*load };
         turns.product("warm-up", &Role::ALL, warm).await?;
         Ok(turns)
     }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::generator::Watched;
 use crate::recorder::{Latency, histogram, micros};
+use crate::session::Row;
 
 /// Minimum time between two polls.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(3);
@@ -40,6 +41,30 @@ pub(crate) struct Visibility {
     pub never_visible: u64,
     /// Events dropped from the sample because too many were open.
     pub dropped: u64,
+    /// When each event was accepted, and how long it took to be visible.
+    #[serde(skip)]
+    pub samples: Vec<(Instant, Duration)>,
+}
+
+impl Visibility {
+    /// Fills in the time to visible of the events that were accepted in each second of `rows`, which count from
+    /// `started`.
+    pub(crate) fn fill(&self, started: Instant, rows: &mut [Row]) {
+        let mut by_row = vec![Vec::new(); rows.len()];
+        for (accepted_at, took) in &self.samples {
+            let at = accepted_at.saturating_duration_since(started).as_secs_f64();
+            let index = rows.partition_point(|row| row.at_seconds < at);
+            if let Some(of_row) = by_row.get_mut(index) {
+                of_row.push(*took);
+            }
+        }
+        let mut latency = histogram();
+        for (row, of_row) in rows.iter_mut().zip(by_row).filter(|(_, of_row)| !of_row.is_empty()) {
+            latency.reset();
+            of_row.into_iter().for_each(|took| latency.saturating_record(micros(took)));
+            row.visible = Latency::of(&latency);
+        }
+    }
 }
 
 /// Polls for sampled events until the senders are gone and all are visible, or `settle` later.
@@ -74,7 +99,7 @@ impl Watcher {
         let mut latency = histogram();
         // In the order of their acceptance.
         let mut open: VecDeque<Watched> = VecDeque::new();
-        let (mut dropped, mut closed_at) = (0_u64, None);
+        let (mut dropped, mut closed_at, mut samples) = (0_u64, None, Vec::new());
         loop {
             if open.is_empty() {
                 // Wait for an event.
@@ -101,8 +126,12 @@ impl Watcher {
             let next_poll = started + POLL_INTERVAL.max((now - started) * PAUSE_FACTOR);
             open.retain(|event| {
                 let visible = found.binary_search(&event.event_id).is_ok();
-                if visible && event.measured {
-                    latency.saturating_record(micros(now.saturating_duration_since(event.accepted_at)));
+                if visible {
+                    let took = now.saturating_duration_since(event.accepted_at);
+                    samples.push((event.accepted_at, took));
+                    if event.measured {
+                        latency.saturating_record(micros(took));
+                    }
                 }
                 !visible
             });
@@ -120,6 +149,7 @@ impl Watcher {
             poll_interval_ms: POLL_INTERVAL.as_millis() as u64,
             never_visible: open.len() as u64,
             dropped,
+            samples,
         })
     }
 
@@ -139,5 +169,25 @@ impl Watcher {
         .context("polling the view for sampled events")?;
         found.sort_unstable();
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn each_second_has_the_events_that_were_accepted_in_it() {
+        let (started, mut rows) = (Instant::now(), sample::rows());
+        rows.iter_mut().for_each(|row| row.visible = Latency::default());
+        let sample = |at_ms, took_ms| (started + Duration::from_millis(at_ms), Duration::from_millis(took_ms));
+        // The rows end a millisecond after each full second. What is accepted after the last row has none.
+        let samples = vec![sample(500, 10), sample(900, 30), sample(1_500, 20), sample(60_000, 1)];
+        let seen = Visibility { samples, ..sample::figures().visibility.unwrap() };
+        seen.fill(started, &mut rows);
+        let counts: Vec<u64> = rows.iter().take(3).map(|row| row.visible.count).collect();
+        assert_eq!((counts, rows.iter().map(|row| row.visible.count).sum()), (vec![2, 1, 0], 3_u64));
+        assert!((rows[0].visible.max_ms - 30.0).abs() < 0.1, "{:?}", rows[0].visible);
     }
 }

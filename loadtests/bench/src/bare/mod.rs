@@ -135,7 +135,7 @@ async fn measure(
     };
     let meter = CpuMeter::start(&components);
     let generator = Generator::start(load, address.authority.clone(), requests, watch).await?;
-    let session = session::watch(generator, &load, &components, lag.as_mut()).await?;
+    let mut session = session::watch(generator, &load, &components, lag.as_mut()).await?;
     let mut figures = Figures::of(&load, &session);
     let last_reply = Instant::now();
     if let Some(lag) = &mut lag {
@@ -146,7 +146,9 @@ async fn measure(
     }
     figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));
     if let Some(visibility) = visibility {
-        figures.visibility = Some(visibility.await.context("watching the view")??);
+        let seen = visibility.await.context("watching the view")??;
+        seen.fill(session.started, &mut session.rows);
+        figures.visibility = Some(seen);
     }
     loops.stop().await?;
     Ok((figures, session.rows))

@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use loadkit::{Failure, duration};
 
-use crate::scenario::{Load, MIN_PAYLOAD_BYTES, Pace, Scenario, Shape};
+use crate::scenario::{Load, Pace, Scenario, Shape};
 use crate::schedule::Schedule;
+use crate::variation::PayloadBytes;
 
 /// Maximum number of requests of a run. Their ids are kept for the comparison with the inbox, 24 bytes or more each.
 const MAX_REQUESTS: u64 = 20_000_000;
@@ -15,8 +16,6 @@ const MAX_REQUESTS: u64 = 20_000_000;
 const MAX_RUN: Duration = Duration::from_secs(70 * 60);
 /// Maximum duration of a closed run: it is the only bound of its number of requests.
 const MAX_CLOSED_RUN: Duration = Duration::from_secs(120);
-/// Maximum payload that the product accepts.
-const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 
 /// The options of the load.
 #[derive(Args, Clone)]
@@ -30,16 +29,31 @@ pub(crate) struct LoadArgs {
     /// Time before the measured time: the rate rises (open model) or the system warms up (closed loop).
     #[arg(long, value_parser = duration)]
     pub ramp: Option<Duration>,
-    /// Exact size of the JSON text of each payload.
-    #[arg(long, default_value_t = 600)]
-    pub payload_bytes: usize,
+    /// Exact size of the JSON text of each payload; or a range as 500-256000, in which the logarithm of the size is
+    /// uniform, by the number of the event.
+    #[arg(long, default_value = "600")]
+    pub payload_bytes: PayloadBytes,
+    /// Number of event types [default: 1; 4 in the scenario mixed].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub event_types: Option<u16>,
     /// Events of one request. More than one use the batch route, and are counted on the log instead of in the inbox
-    /// [default: 1].
+    /// [default: 1; 100 in the scenario batch].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub batch_events: Option<u16>,
     /// Number of organizations, which are used in turns.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub orgs: Option<u32>,
+    /// Five groups of organizations get 10, 3, 2, 1 and 1 of 17 requests, instead of the same number.
+    #[arg(long)]
+    pub weighted: bool,
+    /// Reads a second beside the requests: pages 1, 10 and 1,000 of the inbox of the last organization, with and without
+    /// a filter by type [default: none; 1,000 in the scenario mixed].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=20_000))]
+    pub reads: Option<u64>,
+    /// Events that are put into that inbox before the run; in `all`, those of the largest inbox of S5 and of the view of
+    /// S19 [default there: 1000000 and 2000000].
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=20_000_000))]
+    pub preload_events: u64,
     /// Give every event its own dedup_id.
     #[arg(long)]
     pub keyed: bool,
@@ -72,7 +86,7 @@ impl LoadArgs {
     /// The load of a bare loop.
     pub(crate) fn of_bare(&self) -> Result<Load, Failure> {
         let schedule = Schedule::new(10_000, Duration::from_secs(10), Duration::from_secs(60));
-        self.load(Shape { schedule, organizations: 1_000, connections: 256, stops: true })
+        self.load(Shape::new(schedule, 1_000, 256))
     }
 
     /// The load at each of `rates` per second; 0 is the closed loop. 5 s of ramp and 20 s, unless options say so.
@@ -88,14 +102,14 @@ impl LoadArgs {
 
     /// The load of webhooks.
     pub(crate) fn of_deliver(&self) -> Result<Load, Failure> {
-        let schedule = Schedule::new(2_000, Duration::from_secs(5), Duration::from_secs(20));
-        self.load(Shape { schedule, organizations: 50, connections: 128, stops: true })
+        self.of_scenario(Scenario::Deliver)
     }
 
     fn load(&self, defaults: Shape) -> Result<Load, Failure> {
         let refuse = |text: String| Err(Failure::Usage(text));
-        if !(MIN_PAYLOAD_BYTES..=MAX_PAYLOAD_BYTES).contains(&self.payload_bytes) {
-            return refuse(format!("--payload-bytes must be {MIN_PAYLOAD_BYTES} to {MAX_PAYLOAD_BYTES}"));
+        let reads_per_second = self.reads.unwrap_or(if self.closed { 0 } else { defaults.reads_per_second });
+        if reads_per_second > 0 && (self.closed || self.batch_events.is_some_and(|events| events > 1)) {
+            return refuse("--reads belongs to the open model with single events".to_owned());
         }
         if self.closed && (self.rate.is_some() || self.connections.is_some()) {
             return refuse("a closed loop has --concurrency and neither --rate nor --connections".to_owned());
@@ -133,12 +147,16 @@ impl LoadArgs {
             measured,
             connections,
             payload_bytes: self.payload_bytes,
-            batch_events: self.batch_events.map_or(1, usize::from),
+            event_types: self.event_types.map_or(defaults.event_types, usize::from),
+            batch_events: self.batch_events.map_or(defaults.batch_events, usize::from),
             organizations: self.orgs.map_or(defaults.organizations, |n| n as usize),
+            weighted: self.weighted || defaults.weighted,
             keyed: self.keyed,
             timeout: Duration::from_millis(self.timeout_ms),
             client_threads: usize::from(self.client_threads).min(connections),
             stops: defaults.stops,
+            reads_per_second,
+            preload_events: self.preload_events,
         })
     }
 
@@ -166,7 +184,8 @@ mod tests {
         for line in [
             "bench run --duration 200m",
             "bench run --rate 200000 --duration 30m",
-            "bench run --payload-bytes 5",
+            "bench run --scenario mixed --batch-events 5",
+            "bench run --closed --reads 5",
             "bench run --closed --rate 5",
             "bench run --concurrency 5",
             "bench run --duration 0",

@@ -33,7 +33,12 @@ pub(crate) struct BarePost {
 pub(crate) async fn run(receiver: &Receiver, load: &Load, in_flight: u16) -> anyhow::Result<BarePost> {
     let child = Command::new(std::env::current_exe().context("finding this binary")?)
         .args(["bare-sender", "--url", &receiver.base_url, "--in-flight", &in_flight.to_string()])
-        .args(["--payload-bytes", &load.payload_bytes.to_string(), "--receivers", &load.organizations.to_string()])
+        .args([
+            "--payload-bytes",
+            &load.payload_bytes.median().to_string(),
+            "--receivers",
+            &load.organizations.to_string(),
+        ])
         .args(["--seconds", &load.measured.as_secs().max(1).to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

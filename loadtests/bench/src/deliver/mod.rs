@@ -8,15 +8,15 @@
 pub(crate) mod bare;
 pub(crate) mod endpoints;
 pub(crate) mod figures;
+pub(crate) mod from_log;
 mod keyed;
 pub(crate) mod receiver;
+pub(crate) mod report;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use loadkit::{Failure, RunEnvironment};
-use serde::Serialize;
 
 use crate::control_client::ControlClient;
 use crate::figures::Figures;
@@ -24,26 +24,17 @@ use crate::generator::Generator;
 use crate::organizations::{self, Organization};
 use crate::process_usage::Component;
 use crate::product;
-use crate::recorder::RequestOutcome;
-use crate::report;
+use crate::recorder::AcceptedEvent;
+use crate::report::write_json;
 use crate::request::Requests;
 use crate::scenario::Load;
 use crate::session;
-use crate::spread::Spread;
 use crate::target::Target;
-use bare::BarePost;
 use endpoints::{Bad, EndpointOptions, Endpoints};
-use figures::Deliveries;
 use keyed::KeyedLoad;
 use receiver::Receiver;
+use report::{DeliverReport, Run};
 
-/// What bad neighbours, or keyed events, may add to the p95 of the measured webhooks: this much, or this share of it.
-const MOST_ADDED_MS: f64 = 5.0;
-const MOST_ADDED_SHARE: f64 = 0.1;
-/// Least share of the bare client's rate.
-const LEAST_RATIO: f64 = 0.3;
-/// Requests that may fail.
-const MOST_ERRORS_PERCENT: f64 = 1.0;
 /// Between two looks whether everything has arrived.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After the bad endpoints were made, so that their first attempts are in flight when the measuring begins.
@@ -68,35 +59,16 @@ pub(crate) struct Options {
     pub components: Vec<Component>,
 }
 
-#[derive(Serialize)]
-struct DeliverReport {
-    environment: RunEnvironment,
-    answer_after_ms: u128,
-    endpoints: EndpointOptions,
-    bad: Option<Bad>,
-    keyed_beside_per_second: Option<u32>,
-    runs: Vec<Run>,
-    bare: Vec<BarePost>,
-    /// Median of the runs' p95 alone, and with bad endpoints or keyed events beside.
-    p95_ms: f64,
-    p95_beside_ms: Option<f64>,
-    /// Median of the runs' rates, and its share of the bare client's.
-    per_second: f64,
-    ratio: Option<f64>,
-    passed: bool,
-}
-
-#[derive(Serialize)]
-struct Run {
-    /// Whether bad endpoints, or keyed events, were beside.
-    beside: bool,
-    accept: Figures,
-    deliveries: Deliveries,
-}
-
 /// Runs everything and writes the report into `folder`. Returns whether all checks passed.
 pub(crate) async fn run(target: &Target, options: &Options, folder: &Path) -> Result<bool, Failure> {
-    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let report = measure_in_turns(target, options).await?;
+    write_json(folder, &report)?;
+    println!("report in {}", folder.display());
+    Ok(report.passed)
+}
+
+/// Runs everything, each round with and without what is beside, and then the bare client.
+pub(crate) async fn measure_in_turns(target: &Target, options: &Options) -> Result<DeliverReport, Failure> {
     let environment = RunEnvironment::detect();
     let control = ControlClient::new(&target.address)?;
     let good = options.load.organizations;
@@ -132,10 +104,7 @@ pub(crate) async fn run(target: &Target, options: &Options, folder: &Path) -> Re
         }
     }
     endpoints.delete().await?;
-    let report = conclude(environment, options, runs, bare);
-    report::write_json(folder, &report)?;
-    println!("report in {}", folder.display());
-    Ok(report.passed)
+    Ok(DeliverReport::conclude(environment, options, runs, bare))
 }
 
 /// One load, and the wait for its webhooks.
@@ -146,31 +115,65 @@ async fn measure(
     receiver: &Receiver,
     beside: bool,
 ) -> Result<Run, Failure> {
-    let load = &options.load;
     receiver.take();
-    let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
-    let requests = Requests::new(&target.address, organizations, load, &run_tag);
-    let keyed = match options.keyed_beside_per_second.filter(|_| beside) {
-        Some(rate) => Some(KeyedLoad::start(target, organizations, load, rate, &run_tag).await?),
-        None => None,
-    };
-    let generator = Generator::start(*load, target.address.authority.clone(), requests, None).await?;
-    let started = generator.started;
-    let session = session::watch(generator, load, &product::components(target, &options.components), None).await?;
-    let accept = Figures::of(load, &session);
-    let requests = session.recorder.all.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
-    let count = requests * load.batch_events as u64;
-    keyed.map(KeyedLoad::end).transpose()?;
-    let accepted: Vec<_> = match load.batch_events {
-        1 => session.recorder.into_accepted(organizations.len()).into_iter().flatten().collect(),
-        // The reply to a batch has many ids, of which only one is read.
-        _ => Vec::new(),
-    };
-    let until = Instant::now() + options.settle;
-    while !receiver.has_received(count, &accepted) && Instant::now() < until {
-        tokio::time::sleep(LOOK_AGAIN).await;
+    let components = product::components(target, &options.components);
+    let sent = Sent::send(target, options, &components, organizations, beside).await?;
+    let run = sent.arrive(receiver, options, beside).await;
+    print(&run, options);
+    Ok(run)
+}
+
+/// A load that was sent.
+struct Sent {
+    accept: Figures,
+    count: u64,
+    /// The events by their ids; none of batches, whose replies have many ids, of which only one is read.
+    accepted: Vec<AcceptedEvent>,
+    started: Instant,
+}
+
+impl Sent {
+    async fn send(
+        target: &Target,
+        options: &Options,
+        components: &[Component],
+        organizations: &[Organization],
+        beside: bool,
+    ) -> Result<Self, Failure> {
+        let load = &options.load;
+        let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
+        let requests = Requests::new(&target.address, organizations, load, &run_tag);
+        let keyed = match options.keyed_beside_per_second.filter(|_| beside) {
+            Some(rate) => Some(KeyedLoad::start(target, organizations, load, rate, &run_tag).await?),
+            None => None,
+        };
+        let generator = Generator::start(*load, target.address.authority.clone(), requests, None).await?;
+        let started = generator.started;
+        let session = session::watch(generator, load, components, None).await?;
+        let accept = Figures::of(load, &session);
+        let count = product::accepted_events(&session, load);
+        keyed.map(KeyedLoad::end).transpose()?;
+        let accepted = match load.batch_events {
+            1 => session.recorder.into_accepted(organizations.len()).into_iter().flatten().collect(),
+            _ => Vec::new(),
+        };
+        Ok(Self { accept, count, accepted, started })
     }
-    let deliveries = figures::join(count, &accepted, &receiver.take(), started, load.pace.measured_from());
+
+    /// Waits until everything has arrived, at most for `options.settle`.
+    async fn arrive(self, receiver: &Receiver, options: &Options, beside: bool) -> Run {
+        let until = Instant::now() + options.settle;
+        while !receiver.has_received(self.count, &self.accepted) && Instant::now() < until {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let measured_from = options.load.pace.measured_from();
+        let deliveries = figures::join(self.count, &self.accepted, &receiver.take(), self.started, measured_from);
+        Run { beside, accept: self.accept, deliveries }
+    }
+}
+
+fn print(run: &Run, options: &Options) {
+    let Run { beside, accept, deliveries } = run;
     println!(
         "{}: {:.0} accepted/s, {} errors, {:.0} delivered/s; p50 {:.2}, p95 {:.2}, p99 {:.2}, max {:.2} ms after \
          acceptance; {} missing, {} repeated",
@@ -191,45 +194,5 @@ async fn measure(
     );
     for (name, used) in &accept.components {
         println!("  {name}: {:.2} cores, {:.0} MiB", used.cpu_cores, used.memory_mib);
-    }
-    Ok(Run { beside, accept, deliveries })
-}
-
-fn conclude(environment: RunEnvironment, options: &Options, runs: Vec<Run>, bare: Vec<BarePost>) -> DeliverReport {
-    let of = |beside, figure: &dyn Fn(&Deliveries) -> f64| {
-        let of_side = runs.iter().filter(|run| run.beside == beside);
-        Spread::of(of_side.map(|run| figure(&run.deliveries))).median
-    };
-    let p95_ms = of(false, &|seen| seen.latency.p95_ms);
-    let per_second = of(false, &|seen| seen.per_second);
-    let has_beside = runs.iter().any(|run| run.beside);
-    let p95_beside_ms = has_beside.then(|| of(true, &|seen| seen.latency.p95_ms));
-    let ratio = (!bare.is_empty()).then(|| per_second / Spread::of(bare.iter().map(|run| run.per_second)).median);
-    let mut passed =
-        runs.iter().all(|run| run.deliveries.missing == 0 && run.accept.error_percent <= MOST_ERRORS_PERCENT);
-    println!("delivered {per_second:.0}/s, p95 {p95_ms:.2} ms (medians of {})", options.rounds);
-    if let Some(with) = p95_beside_ms {
-        let most = p95_ms + MOST_ADDED_MS.max(p95_ms * MOST_ADDED_SHARE);
-        passed &= with <= most;
-        let what = options.bad.map_or("keyed events beside", |_| "bad endpoints of another organization");
-        println!("with {what}: p95 {with:.2} ms (threshold: <= {most:.2} ms)");
-    }
-    if let Some(ratio) = ratio {
-        passed &= ratio >= LEAST_RATIO;
-        println!("{ratio:.3} of the bare client (threshold: >= {LEAST_RATIO})");
-    }
-    DeliverReport {
-        environment,
-        answer_after_ms: options.answer_after.as_millis(),
-        endpoints: options.endpoints,
-        bad: options.bad,
-        keyed_beside_per_second: options.keyed_beside_per_second,
-        runs,
-        bare,
-        p95_ms,
-        p95_beside_ms,
-        per_second,
-        ratio,
-        passed,
     }
 }

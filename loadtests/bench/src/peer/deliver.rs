@@ -41,7 +41,7 @@ struct DeliverReport {
 pub(super) async fn measure(arguments: &PeerArgs, brokers: &str, topic: &str, folder: &Path) -> anyhow::Result<bool> {
     let mut environment = RunEnvironment::detect();
     eprintln!("writing {} records", arguments.records);
-    fill(brokers, topic, arguments.records, arguments.load.payload_bytes).await?;
+    fill(brokers, topic, arguments.records, arguments.load.payload_bytes.median()).await?;
     let receiver = Receiver::start(Duration::ZERO)?;
     let target = format!("{}/ok/0", receiver.base_url);
     let started = Instant::now();
@@ -62,7 +62,7 @@ pub(super) async fn measure(arguments: &PeerArgs, brokers: &str, topic: &str, fo
     );
     println!("  CPU of a delivery, us: {}", listed(&cpu_us));
     let name = arguments.name.name();
-    let payload_bytes = arguments.load.payload_bytes;
+    let payload_bytes = arguments.load.payload_bytes.median();
     report::write_json(folder, &DeliverReport { name, environment, payload_bytes, deliveries, cpu_us, passed })?;
     println!("report in {}", folder.display());
     Ok(passed)

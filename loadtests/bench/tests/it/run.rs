@@ -63,6 +63,36 @@ async fn lost_doubled_misplaced_and_invented_events_are_noticed() {
 }
 
 #[tokio::test]
+async fn reads_beside_writes_are_counted_by_kind() {
+    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
+    let varied = ["--reads", "100", "--orgs", "6", "--weighted", "--event-types", "3", "--payload-bytes", "100-2000"];
+    let (output, report) = run(&stub, data.path(), &varied).await;
+    assert_code(&output, 0);
+    let reads = report["figures"]["reads"].as_array().unwrap();
+    let found: Vec<(&str, u64, u64)> = reads
+        .iter()
+        .map(|read| {
+            (
+                read["kind"].as_str().unwrap(),
+                read["latency"]["count"].as_u64().unwrap(),
+                read["errors"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found, [("page 1", 50, 0), ("page 1, one type", 50, 0)], "an empty inbox has no page 10");
+    assert_eq!(report["figures"]["inbox"]["stored"], 200);
+}
+
+#[tokio::test]
+async fn a_dry_run_sends_nothing() {
+    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
+    let (output, report) = run(&stub, data.path(), &["--dry-run"]).await;
+    assert_code(&output, 0);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("events: 200, in 200 requests"), "{output:?}");
+    assert_eq!((report, stub.organizations()), (Value::Null, 0));
+}
+
+#[tokio::test]
 async fn an_unreadable_inbox_fails_the_run_but_keeps_its_figures() {
     let (stub, data) = (Stub::start(StubFault::Unreadable, None).await, tempfile::tempdir().unwrap());
     let (output, report) = run(&stub, data.path(), &[]).await;

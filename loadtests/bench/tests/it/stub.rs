@@ -207,7 +207,8 @@ async fn inbox(
     if query.get("order").is_some_and(|order| order == "desc") {
         return Ok(Json(json!({"events": [], "resume_cursor": stored.len().to_string(), "has_more": true})));
     }
-    let from: usize = query.get("cursor").and_then(|cursor| cursor.parse().ok()).ok_or(StatusCode::BAD_REQUEST)?;
+    let from: usize =
+        query.get("cursor").map_or(Ok(0), |cursor| cursor.parse()).map_err(|_| StatusCode::BAD_REQUEST)?;
     if inner.fault == StubFault::Unreadable {
         return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }

@@ -1,0 +1,65 @@
+//! Events that are in the view before a run, so that reads and writes meet a full one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use loadkit::Failure;
+
+use crate::generator::Generator;
+use crate::lag::LagReader;
+use crate::organizations::Organization;
+use crate::product;
+use crate::request::Requests;
+use crate::scenario::{Load, Pace};
+use crate::schedule::Schedule;
+use crate::session;
+use crate::target::Target;
+
+/// Events of one request, and requests a second.
+const BATCH_EVENTS: u64 = 100;
+const BATCHES_PER_SECOND: u64 = 200;
+/// Connections: so few that no request has to wait for memory.
+const CONNECTIONS: usize = 8;
+/// The view must have all of them within this time.
+const DEADLINE: Duration = Duration::from_secs(1_800);
+
+/// Sends about `events` events for `organizations` in turns, as `load` has them, through the batch route, and waits
+/// until the view has them.
+pub(crate) async fn run(
+    target: &Target,
+    load: &Load,
+    organizations: &[Organization],
+    events: u64,
+) -> Result<(), Failure> {
+    let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else {
+        let text = "--preload-events waits for the view: it needs the broker and the database of `triggers up`";
+        return Err(Failure::Usage(text.to_owned()));
+    };
+    eprintln!("putting {events} events into the inbox of {} organizations", organizations.len());
+    let hold = Duration::from_millis(events.div_ceil(BATCH_EVENTS) * 1_000 / BATCHES_PER_SECOND);
+    let load = Load {
+        pace: Pace::Open(Schedule::new(BATCHES_PER_SECOND, Duration::ZERO, hold)),
+        measured: hold,
+        connections: CONNECTIONS,
+        client_threads: 1,
+        batch_events: BATCH_EVENTS as usize,
+        organizations: organizations.len(),
+        weighted: false,
+        keyed: false,
+        stops: false,
+        ..*load
+    };
+    let requests = Requests::new(&target.address, organizations, &load, "preload");
+    let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
+    let session = session::watch(generator, &load, &[], None).await?;
+    let accepted = product::accepted_events(&session, &load);
+    let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
+    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
+    let left = lag.wait_until_applied(Instant::now() + DEADLINE).await?;
+    let check = || {
+        ensure!(accepted >= events, "of {events} events to put into the view, {accepted} were accepted");
+        ensure!(left == 0, "the view does not have {left} of the records after {DEADLINE:?}");
+        Ok(())
+    };
+    Ok(check()?)
+}
