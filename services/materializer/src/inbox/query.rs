@@ -85,8 +85,49 @@ impl PartitionQuery<'_> {
 /// picks any index. The text holds only the conditions of the request: PostgreSQL uses a partial index only if the text
 /// implies its predicate.
 fn select(query: &PartitionQuery<'_>, log_epoch: i32, limit: usize) -> QueryBuilder<Postgres> {
-    let mut statement = QueryBuilder::new(concat!("SELECT ", event_columns!(), " FROM view.events WHERE org_id = "));
-    statement.push_bind(query.organization.as_uuid()).push(" AND log_partition = ").push_bind(query.bounds.partition);
+    let order = match query.range {
+        UnreadRange::After(_) => " ORDER BY log_offset LIMIT ",
+        UnreadRange::Before(_) | UnreadRange::UpTo(_) => " ORDER BY log_offset DESC LIMIT ",
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut statement = QueryBuilder::new("");
+    let indexes = indexes(query.filter);
+    // PostgreSQL merges two indexes if each half has its own order and limit.
+    for (number, predicate) in indexes.iter().enumerate() {
+        match number {
+            0 if indexes.len() == 1 => {}
+            0 => drop(statement.push("(")),
+            _ => drop(statement.push(" UNION ALL (")),
+        }
+        statement.push(concat!("SELECT ", event_columns!(), " FROM view.events WHERE "));
+        push_range(&mut statement, query, log_epoch);
+        push_filter(&mut statement, query.filter);
+        statement.push(predicate).push(order).push_bind(limit);
+        if indexes.len() > 1 {
+            statement.push(")");
+        }
+    }
+    if indexes.len() > 1 {
+        statement.push(order).push_bind(limit);
+    }
+    statement
+}
+
+/// The predicates of the indexes in log order that have the events.
+const fn indexes(filter: &Filter) -> &'static [&'static str] {
+    const OPEN: &str = " AND acknowledged_at IS NULL";
+    const ACKNOWLEDGED: &str = " AND acknowledged_at IS NOT NULL";
+    match filter.status {
+        _ if !filter.include_acknowledged => &[OPEN],
+        // Retrying and failed events have an index of their own.
+        Some(DeliveryStatus::Retrying | DeliveryStatus::Failed) => &[""],
+        _ => &[OPEN, ACKNOWLEDGED],
+    }
+}
+
+fn push_range(statement: &mut QueryBuilder<Postgres>, query: &PartitionQuery<'_>, log_epoch: i32) {
+    statement.push("org_id = ").push_bind(query.organization.as_uuid());
+    statement.push(" AND log_partition = ").push_bind(query.bounds.partition);
     statement.push(" AND log_epoch = ").push_bind(log_epoch);
     let mut bound = |comparison: &'static str, epoch_offset: EpochOffset| {
         if epoch_offset.log_epoch == log_epoch {
@@ -97,38 +138,21 @@ fn select(query: &PartitionQuery<'_>, log_epoch: i32, limit: usize) -> QueryBuil
             statement.push(" AND false");
         }
     };
-    let direction = match query.range {
-        UnreadRange::After(epoch_offset) => {
-            if let Some(epoch_offset) = epoch_offset {
-                bound(">", epoch_offset);
-            }
-            ""
-        }
-        UnreadRange::Before(epoch_offset) => {
-            bound("<", epoch_offset);
-            " DESC"
-        }
-        UnreadRange::UpTo(epoch_offset) => {
-            bound("<=", epoch_offset);
-            " DESC"
-        }
-    };
+    match query.range {
+        UnreadRange::After(None) => {}
+        UnreadRange::After(Some(epoch_offset)) => bound(">", epoch_offset),
+        UnreadRange::Before(epoch_offset) => bound("<", epoch_offset),
+        UnreadRange::UpTo(epoch_offset) => bound("<=", epoch_offset),
+    }
     if let Some(floor) = query.window.floor {
         bound(">=", floor);
     }
     if let Some(ceiling) = query.window.ceiling {
         bound("<", ceiling);
     }
-    push_filter(&mut statement, query.filter);
-    statement.push(" ORDER BY log_offset").push(direction).push(" LIMIT ");
-    statement.push_bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
-    statement
 }
 
 fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    if !filter.include_acknowledged {
-        statement.push(" AND acknowledged_at IS NULL");
-    }
     if let Some(types) = &filter.event_types {
         statement.push(" AND event_type = ANY(").push_bind(types.clone()).push(")");
     }

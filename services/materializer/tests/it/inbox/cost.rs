@@ -62,7 +62,7 @@ fn about(rows: i64) -> i64 {
 #[tokio::test]
 async fn page_reads_only_the_rows_it_returns_at_any_depth() {
     let bench = long_inbox().await;
-    for order in ["asc", "desc"] {
+    for order in ["asc", "desc", "asc&include_acknowledged=true", "desc&include_acknowledged=true"] {
         let mut page = bench.page(&format!("/v1/inbox?limit=1000&order={order}")).await;
         // Often enough for a prepared statement to have got its generic plan.
         while page["has_more"] == true {
