@@ -67,4 +67,51 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0020_replay_outcomes.sql"),
     },
     Migration { version: 21, name: "first_due", sql: include_str!("../postgres/migrations/0021_first_due.sql") },
+    Migration { version: 22, name: "view_indexes", sql: include_str!("../postgres/migrations/0022_view_indexes.sql") },
+    Migration {
+        version: 23,
+        name: "view_event_types",
+        sql: include_str!("../postgres/migrations/0023_view_event_types.sql"),
+    },
 ];
+
+/// SQL text of a subquery: the first events in an order by position, acknowledged or not. `$events` is `view.events`,
+/// `contract.events` or `events`, and its alias is `e`.
+///
+/// An event is in one of two partial indexes. PostgreSQL reads both only as far as needed if each half has its own
+/// `ORDER BY` and `LIMIT`; without them it reads and sorts all events of the organization.
+#[macro_export]
+macro_rules! events_in_log_order {
+    (
+        SELECT $columns:literal FROM $events:literal WHERE $conditions:literal
+        ORDER BY $order:literal LIMIT $limit:literal
+    ) => {
+        concat!(
+            "(SELECT * FROM ((SELECT ",
+            $columns,
+            " FROM ",
+            $events,
+            " e WHERE ",
+            $conditions,
+            " AND e.acknowledged_at IS NULL ORDER BY ",
+            $order,
+            " LIMIT ",
+            $limit,
+            ") UNION ALL (SELECT ",
+            $columns,
+            " FROM ",
+            $events,
+            " e WHERE ",
+            $conditions,
+            " AND e.acknowledged_at IS NOT NULL ORDER BY ",
+            $order,
+            " LIMIT ",
+            $limit,
+            ")) AS halves ORDER BY ",
+            $order,
+            " LIMIT ",
+            $limit,
+            ")"
+        )
+    };
+}

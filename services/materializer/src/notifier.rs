@@ -10,6 +10,7 @@ use std::time::Duration;
 use kafka::fence::{Position, Positions, PositionsPoller};
 use runtime::budget::Permit;
 use runtime::on_demand::OnDemand;
+use schemas::events_in_log_order;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 use tokio::sync::watch;
@@ -127,15 +128,19 @@ impl NotifierState {
     /// Those of `organizations` that have an event at or after one of `positions`.
     async fn receivers(&self, positions: &[(i32, Position)], organizations: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
         // LIMIT keeps the planner from turning the index lookups into one join over the table.
-        sqlx::query_scalar(
+        sqlx::query_scalar(concat!(
             "SELECT DISTINCT o.org_id
              FROM UNNEST($1::uuid[]) AS o (org_id)
              CROSS JOIN UNNEST($2::integer[], $3::integer[], $4::bigint[]) AS p (log_partition, log_epoch, log_offset)
-             CROSS JOIN LATERAL (SELECT FROM view.events e
-                                 WHERE e.org_id = o.org_id AND e.log_partition = p.log_partition
-                                   AND (e.log_epoch, e.log_offset) >= (p.log_epoch, p.log_offset)
-                                 LIMIT 1) AS arrived",
-        )
+             CROSS JOIN LATERAL ",
+            events_in_log_order!(
+                SELECT "e.log_epoch, e.log_offset" FROM "view.events"
+                WHERE "e.org_id = o.org_id AND e.log_partition = p.log_partition
+                       AND (e.log_epoch, e.log_offset) >= (p.log_epoch, p.log_offset)"
+                ORDER BY "log_epoch, log_offset" LIMIT "1"
+            ),
+            " AS arrived",
+        ))
         .bind(organizations)
         .bind(column(positions, |(partition, _)| *partition))
         .bind(column(positions, |(_, position)| position.log_epoch))

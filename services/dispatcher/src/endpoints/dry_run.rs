@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use http_server::{FieldError, JsonBody, Problem, Timestamp};
+use schemas::events_in_log_order;
 use schemas::ids::{EventId, OrgId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,18 +138,24 @@ struct LastEvent {
 /// The newest events of an organization, newest first: those with the highest positions in its partition. An
 /// organization has events in two after partitions were added; then the times decide between them.
 async fn last_events(pool: &PgPool, org_id: OrgId, limit: u32) -> Result<Vec<LastEvent>, sqlx::Error> {
-    let rows: Vec<(Uuid, String, OffsetDateTime, String, bool)> = sqlx::query_as(
-        "WITH RECURSIVE partitions AS (
-             (SELECT log_partition FROM contract.events WHERE org_id = $1 ORDER BY log_partition LIMIT 1)
-             UNION ALL
-             SELECT (SELECT e.log_partition FROM contract.events e
-                     WHERE e.org_id = $1 AND e.log_partition > p.log_partition ORDER BY e.log_partition LIMIT 1)
-             FROM partitions p WHERE p.log_partition IS NOT NULL
+    let rows: Vec<(Uuid, String, OffsetDateTime, String, bool)> = sqlx::query_as(concat!(
+        "WITH RECURSIVE partitions AS (",
+        events_in_log_order!(
+            SELECT "e.log_partition" FROM "contract.events" WHERE "e.org_id = $1" ORDER BY "log_partition" LIMIT "1"
+        ),
+        " UNION ALL SELECT ",
+        events_in_log_order!(
+            SELECT "e.log_partition" FROM "contract.events"
+            WHERE "e.org_id = $1 AND e.log_partition > p.log_partition" ORDER BY "log_partition" LIMIT "1"
+        ),
+        " FROM partitions p WHERE p.log_partition IS NOT NULL
          ), newest AS (
-             SELECT e.* FROM partitions p CROSS JOIN LATERAL (
-                 SELECT * FROM contract.events e WHERE e.org_id = $1 AND e.log_partition = p.log_partition
-                 ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT $2
-             ) AS e
+             SELECT e.* FROM partitions p CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.*" FROM "contract.events" WHERE "e.org_id = $1 AND e.log_partition = p.log_partition"
+            ORDER BY "log_epoch DESC, log_offset DESC" LIMIT "$2"
+        ),
+        " AS e
          ), ordered AS (
              SELECT event_id, event_type, accepted_at, payload::text AS payload,
                     payload_encoding IS NOT NULL AS is_encoded,
@@ -159,7 +166,7 @@ async fn last_events(pool: &PgPool, org_id: OrgId, limit: u32) -> Result<Vec<Las
              SELECT *, sum(octet_length(payload)) OVER (ORDER BY nth) AS bytes FROM ordered WHERE nth <= $2
          )
          SELECT event_id, event_type, accepted_at, payload, is_encoded FROM measured WHERE bytes <= $3 ORDER BY nth",
-    )
+    ))
     .bind(org_id.as_uuid())
     .bind(i64::from(limit))
     .bind(MAX_PAYLOAD_BYTES)

@@ -1,5 +1,6 @@
 //! Reads pages of events from the view for a replay.
 
+use schemas::events_in_log_order;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use schemas::position::LogPosition;
 use serde_json::Value;
@@ -87,21 +88,23 @@ async fn read_page(
     ranges: &[Range],
 ) -> Result<Vec<ShownEvent>, sqlx::Error> {
     // Range by range, so that each is one range of the index.
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "SELECT e.event_id, e.event_type, e.accepted_at, e.log_partition, e.log_epoch, e.log_offset
          FROM UNNEST($2::integer[], $3::integer[], $4::bigint[], $5::integer[], $6::bigint[])
               AS r (partition, after_epoch, after_offset, end_epoch, end_offset)
-         CROSS JOIN LATERAL (
-             SELECT e.event_id, e.event_type, e.accepted_at, e.log_partition, e.log_epoch, e.log_offset
-             FROM contract.events e
-             WHERE e.org_id = $1 AND e.log_partition = r.partition
+         CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.event_id, e.event_type, e.accepted_at, e.log_partition, e.log_epoch, e.log_offset"
+            FROM "contract.events"
+            WHERE "e.org_id = $1 AND e.log_partition = r.partition
                    AND (e.log_epoch, e.log_offset) > (r.after_epoch, r.after_offset)
                    AND (e.log_epoch, e.log_offset) < (r.end_epoch, r.end_offset)
-                   AND e.accepted_at >= COALESCE($7, '-infinity') AND e.accepted_at < COALESCE($8, 'infinity')
-             ORDER BY e.log_epoch, e.log_offset LIMIT $9
-         ) AS e
+                   AND e.accepted_at >= COALESCE($7, '-infinity') AND e.accepted_at < COALESCE($8, 'infinity')"
+            ORDER BY "log_epoch, log_offset" LIMIT "$9"
+        ),
+        " AS e
          ORDER BY e.log_partition, e.log_epoch, e.log_offset LIMIT $9",
-    )
+    ))
     .persistent(false)
     .bind(selection.org_id.as_uuid())
     .bind(ranges.iter().map(|range| range.partition).collect::<Vec<_>>())

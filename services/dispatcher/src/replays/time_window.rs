@@ -1,6 +1,7 @@
 //! Narrows ranges of events to those that a time window covers, by binary search: the index is in log order. Without
 //! it, a window deep in a long inbox would read every event before it and after it.
 
+use schemas::events_in_log_order;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -62,33 +63,41 @@ async fn first_since(
     ranges: &[Range],
     time: OffsetDateTime,
 ) -> Result<Vec<Found>, sqlx::Error> {
-    let found: Vec<(i32, i32, i64, bool)> = sqlx::query_as(
+    let found: Vec<(i32, i32, i64, bool)> = sqlx::query_as(concat!(
         "SELECT r.partition, found.log_epoch, found.low, found.low > found.first
          FROM UNNEST($2::integer[]) AS r (partition) CROSS JOIN LATERAL (
              WITH RECURSIVE bounds AS (
                  SELECT newest.log_epoch, oldest.log_offset AS first, newest.log_offset AS last
-                 FROM (SELECT e.log_epoch, e.log_offset FROM contract.events e
-                       WHERE e.org_id = $1 AND e.log_partition = r.partition
-                       ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT 1) AS newest
-                 CROSS JOIN LATERAL (SELECT e.log_offset FROM contract.events e
-                                     WHERE e.org_id = $1 AND e.log_partition = r.partition
-                                           AND e.log_epoch = newest.log_epoch
-                                     ORDER BY e.log_offset LIMIT 1) AS oldest
+                 FROM ",
+        events_in_log_order!(
+            SELECT "e.log_epoch, e.log_offset" FROM "contract.events"
+            WHERE "e.org_id = $1 AND e.log_partition = r.partition" ORDER BY "log_epoch DESC, log_offset DESC" LIMIT "1"
+        ),
+        " AS newest CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.log_offset" FROM "contract.events"
+            WHERE "e.org_id = $1 AND e.log_partition = r.partition AND e.log_epoch = newest.log_epoch"
+            ORDER BY "log_offset" LIMIT "1"
+        ),
+        " AS oldest
              ), search (low, high) AS (
                  SELECT first, last + 1 FROM bounds
                  UNION ALL
                  SELECT CASE WHEN probe.accepted_at < $3 THEN probe.log_offset + 1 ELSE s.low END,
                         CASE WHEN probe.accepted_at < $3 THEN s.high ELSE (s.low + s.high) / 2 END
-                 FROM search s CROSS JOIN bounds b
-                 CROSS JOIN LATERAL (SELECT e.accepted_at, e.log_offset FROM contract.events e
-                                     WHERE e.org_id = $1 AND e.log_partition = r.partition
-                                           AND e.log_epoch = b.log_epoch AND e.log_offset >= (s.low + s.high) / 2
-                                     ORDER BY e.log_offset LIMIT 1) AS probe
+                 FROM search s CROSS JOIN bounds b CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.accepted_at, e.log_offset" FROM "contract.events"
+            WHERE "e.org_id = $1 AND e.log_partition = r.partition AND e.log_epoch = b.log_epoch
+                   AND e.log_offset >= (s.low + s.high) / 2"
+            ORDER BY "log_offset" LIMIT "1"
+        ),
+        " AS probe
                  WHERE s.low < s.high
              )
              SELECT b.log_epoch, b.first, s.low FROM search s CROSS JOIN bounds b WHERE s.low >= s.high
          ) AS found",
-    )
+    ))
     .persistent(false)
     .bind(org_id.as_uuid())
     .bind(ranges.iter().map(|range| range.partition).collect::<Vec<_>>())

@@ -1,5 +1,6 @@
 //! Which partitions hold events of an organization, and the oldest and newest event of each.
 
+use schemas::events_in_log_order;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
@@ -46,27 +47,37 @@ pub(super) async fn read_bounds(
 ) -> Result<InboxBounds, sqlx::Error> {
     // Partition, newest epoch and offset; time, epoch and offset of the oldest event if it is in the view.
     type BoundsRow = (i32, i32, i64, Option<OffsetDateTime>, Option<i32>, Option<i64>);
-    let rows: Vec<BoundsRow> = sqlx::query_as(
-        "WITH RECURSIVE partitions AS (
-             (SELECT log_partition FROM view.events WHERE org_id = $1 ORDER BY log_partition LIMIT 1)
-             UNION ALL
-             SELECT (SELECT e.log_partition FROM view.events e WHERE e.org_id = $1 AND e.log_partition > p.log_partition
-                     ORDER BY e.log_partition LIMIT 1)
-             FROM partitions p WHERE p.log_partition IS NOT NULL
+    let rows: Vec<BoundsRow> = sqlx::query_as(concat!(
+        "WITH RECURSIVE partitions AS (",
+        events_in_log_order!(
+            SELECT "e.log_partition" FROM "view.events" WHERE "e.org_id = $1" ORDER BY "log_partition" LIMIT "1"
+        ),
+        " UNION ALL SELECT ",
+        events_in_log_order!(
+            SELECT "e.log_partition" FROM "view.events"
+            WHERE "e.org_id = $1 AND e.log_partition > p.log_partition" ORDER BY "log_partition" LIMIT "1"
+        ),
+        " FROM partitions p WHERE p.log_partition IS NOT NULL
          )
          SELECT p.log_partition, newest.log_epoch, newest.log_offset,
                 oldest.accepted_at, oldest.log_epoch, oldest.log_offset
          FROM partitions p
-         CROSS JOIN LATERAL (SELECT e.accepted_at, e.log_epoch, e.log_offset FROM view.events e
-                             WHERE e.org_id = $1 AND e.log_partition = p.log_partition
-                             ORDER BY e.log_epoch, e.log_offset LIMIT 1) AS oldest
-         CROSS JOIN LATERAL (SELECT e.log_epoch, e.log_offset FROM view.events e
-                             WHERE e.org_id = $1 AND e.log_partition = p.log_partition
-                             ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT 1) AS newest
+         CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.accepted_at, e.log_epoch, e.log_offset" FROM "view.events"
+            WHERE "e.org_id = $1 AND e.log_partition = p.log_partition" ORDER BY "log_epoch, log_offset" LIMIT "1"
+        ),
+        " AS oldest CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.log_epoch, e.log_offset" FROM "view.events"
+            WHERE "e.org_id = $1 AND e.log_partition = p.log_partition"
+            ORDER BY "log_epoch DESC, log_offset DESC" LIMIT "1"
+        ),
+        " AS newest
          WHERE p.log_partition IS NOT NULL
          UNION ALL
          SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM retention_gaps WHERE org_id = $1",
-    )
+    ))
     .bind(organization.as_uuid())
     .fetch_all(connection)
     .await?;

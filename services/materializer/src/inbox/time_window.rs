@@ -7,6 +7,7 @@
 //! their beginning. An index on (org_id, log_partition, accepted_at) would find each bound with one probe; but every
 //! event and every acknowledgement would have to write it, for a filter that few requests use.
 
+use schemas::events_in_log_order;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -58,24 +59,28 @@ async fn first_offset_since(
     bounds: &PartitionBounds,
     time: OffsetDateTime,
 ) -> Result<(i64, i64), sqlx::Error> {
-    sqlx::query_as(
-        "WITH RECURSIVE first AS (
-             SELECT log_offset FROM view.events WHERE org_id = $1 AND log_partition = $2 AND log_epoch = $3
-             ORDER BY log_offset LIMIT 1
-         ), search (low, high) AS (
+    sqlx::query_as(concat!(
+        "WITH RECURSIVE first AS ",
+        events_in_log_order!(
+            SELECT "e.log_offset" FROM "view.events"
+            WHERE "e.org_id = $1 AND e.log_partition = $2 AND e.log_epoch = $3" ORDER BY "log_offset" LIMIT "1"
+        ),
+        ", search (low, high) AS (
              SELECT first.log_offset, $4 + 1 FROM first
              UNION ALL
              SELECT CASE WHEN probe.accepted_at < $5 THEN probe.log_offset + 1 ELSE s.low END,
                     CASE WHEN probe.accepted_at < $5 THEN s.high ELSE (s.low + s.high) / 2 END
-             FROM search s
-             CROSS JOIN LATERAL (SELECT e.accepted_at, e.log_offset FROM view.events e
-                                 WHERE e.org_id = $1 AND e.log_partition = $2 AND e.log_epoch = $3
-                                   AND e.log_offset >= (s.low + s.high) / 2
-                                 ORDER BY e.log_offset LIMIT 1) AS probe
+             FROM search s CROSS JOIN LATERAL ",
+        events_in_log_order!(
+            SELECT "e.accepted_at, e.log_offset" FROM "view.events"
+            WHERE "e.org_id = $1 AND e.log_partition = $2 AND e.log_epoch = $3 AND e.log_offset >= (s.low + s.high) / 2"
+            ORDER BY "log_offset" LIMIT "1"
+        ),
+        " AS probe
              WHERE s.low < s.high
          )
          SELECT first.log_offset, s.low FROM search s, first WHERE s.low >= s.high",
-    )
+    ))
     .bind(organization.as_uuid())
     .bind(bounds.partition)
     .bind(bounds.newest.log_epoch)

@@ -17,9 +17,14 @@ const BATCH: i64 = 1000;
 
 /// Deletes one batch from each table that has rows of an organization. `retention_gaps` comes last: its rows
 /// are computed from those of `events`.
-const BATCHES: [&str; 8] = [
+const BATCHES: [&str; 9] = [
+    // Open events and acknowledged ones have an index each.
     "DELETE FROM view.events
-     WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
+     WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events
+                                        WHERE org_id = $1 AND acknowledged_at IS NULL LIMIT $2)",
+    "DELETE FROM view.events
+     WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events
+                                        WHERE org_id = $1 AND acknowledged_at IS NOT NULL LIMIT $2)",
     "DELETE FROM view.delivery_attempts
      WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.delivery_attempts WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.deliveries
