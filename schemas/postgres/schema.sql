@@ -899,8 +899,10 @@ CREATE INDEX deliveries_endpoint_status ON view.deliveries USING btree (org_id, 
 CREATE INDEX deliveries_endpoint_type ON view.deliveries USING btree (org_id, endpoint_id, event_type, status, created_at, delivery_id);
 CREATE INDEX deliveries_event ON view.deliveries USING btree (org_id, event_id);
 CREATE INDEX events_acknowledged ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NOT NULL);
+CREATE INDEX events_acknowledged_type ON ONLY view.events USING btree (org_id, event_type, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NOT NULL);
 CREATE INDEX events_failed_or_retrying ON ONLY view.events USING btree (org_id, delivery_status, log_partition, log_epoch, log_offset) WHERE (delivery_status = ANY (ARRAY['retrying'::text, 'failed'::text]));
 CREATE INDEX events_open ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NULL);
+CREATE INDEX events_open_type ON ONLY view.events USING btree (org_id, event_type, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NULL);
 CREATE INDEX pending_effects_age ON view.pending_effects USING btree (appended_at);
 CREATE TRIGGER api_keys_changed AFTER DELETE OR UPDATE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('key');
 CREATE TRIGGER audit_log_append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.audit_append_only();

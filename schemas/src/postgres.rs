@@ -68,6 +68,11 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 21, name: "first_due", sql: include_str!("../postgres/migrations/0021_first_due.sql") },
     Migration { version: 22, name: "view_indexes", sql: include_str!("../postgres/migrations/0022_view_indexes.sql") },
+    Migration {
+        version: 23,
+        name: "view_event_types",
+        sql: include_str!("../postgres/migrations/0023_view_event_types.sql"),
+    },
 ];
 
 /// SQL text of a subquery: the first events in an order by position, acknowledged or not. `$events` is `view.events`,

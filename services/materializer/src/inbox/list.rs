@@ -89,6 +89,14 @@ struct ReadPage {
     gap: bool,
 }
 
+impl ReadPage {
+    /// Its events that are not acknowledged.
+    fn open(&self) -> i64 {
+        let open = self.rows.iter().filter(|row| row.acknowledged_at.is_none()).count();
+        i64::try_from(open).unwrap_or(i64::MAX)
+    }
+}
+
 /// Read the inbox
 ///
 /// Events that are not acknowledged, oldest first. Store `resume_cursor` after each page and go on from there: no event
@@ -126,6 +134,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let organization = caller.org_id;
     let mut request = ListRequest::parse(&params, defaults(context.dialect), &state.inbox.sealing, organization)?;
+    let lists_all_open = request.cursor.is_none() && request.filter.lists_all_open();
     request.filter.restrict(caller.event_types.as_deref());
     state.inbox.read_your_writes.catch_up(organization, &request.min_positions).await;
     let started = Instant::now();
@@ -135,12 +144,13 @@ pub(super) async fn list(
         // A key that was revoked during the wait must not see later events.
         presented.authenticate_again(&Authenticator::from_ref(&state)).await?;
     }
+    let (page, reservation) = page;
     // Counted after the wait, because new events change the count.
     let open = match request.cursor {
         Some(_) => None,
+        None if lists_all_open && !page.has_more => Some(page.open()),
         None => Some(count_open(&state, &caller).await?),
     };
-    let (page, reservation) = page;
     let mut response = Json(page_response(&state, organization, request, page, open)).into_response();
     if let Some(reservation) = reservation {
         response.extensions_mut().insert(reservation);

@@ -15,6 +15,7 @@ mod merge;
 mod page_bytes;
 mod query;
 mod request;
+mod select;
 mod status;
 mod time_window;
 

@@ -1,20 +1,21 @@
-//! The SQL of an inbox page: the events of one partition, and the number of unacknowledged events. `list` makes the
-//! page; `event` reads a single event.
+//! Reads what an inbox page needs: the events of one partition, and the number of unacknowledged events. `select` has
+//! the statement, `list` makes the page; `event` reads a single event.
 //!
 //! Every statement starts at the organization and walks an index in log order, so a page reads only what it returns,
 //! at any depth.
 
 use futures_util::TryStreamExt;
 use schemas::ids::OrgId;
-use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{FromRow, QueryBuilder};
+use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
 
 use super::bounds::PartitionBounds;
-use super::cursor::{EpochOffset, UnreadRange};
-use super::item::{InboxRow, event_columns};
+use super::cursor::UnreadRange;
+use super::item::InboxRow;
 use super::merge::PartitionRows;
 use super::page_bytes::PageBytes;
-use super::request::{DeliveryStatus, Filter};
+use super::request::Filter;
+use super::select::select;
 use super::time_window::OffsetWindow;
 use tenancy::ReadError;
 
@@ -78,97 +79,6 @@ impl PartitionQuery<'_> {
                 (oldest..=epoch_offset.log_epoch.min(newest)).rev().collect()
             }
         }
-    }
-}
-
-/// One statement per log epoch: the planner estimates a row comparison by its first column alone, expects no rows and
-/// picks any index. The text holds only the conditions of the request: PostgreSQL uses a partial index only if the text
-/// implies its predicate.
-fn select(query: &PartitionQuery<'_>, log_epoch: i32, limit: usize) -> QueryBuilder<Postgres> {
-    let order = match query.range {
-        UnreadRange::After(_) => " ORDER BY log_offset LIMIT ",
-        UnreadRange::Before(_) | UnreadRange::UpTo(_) => " ORDER BY log_offset DESC LIMIT ",
-    };
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    let mut statement = QueryBuilder::new("");
-    let indexes = indexes(query.filter);
-    // PostgreSQL merges two indexes if each half has its own order and limit.
-    for (number, predicate) in indexes.iter().enumerate() {
-        match number {
-            0 if indexes.len() == 1 => {}
-            0 => drop(statement.push("(")),
-            _ => drop(statement.push(" UNION ALL (")),
-        }
-        statement.push(concat!("SELECT ", event_columns!(), " FROM view.events WHERE "));
-        push_range(&mut statement, query, log_epoch);
-        push_filter(&mut statement, query.filter);
-        statement.push(predicate).push(order).push_bind(limit);
-        if indexes.len() > 1 {
-            statement.push(")");
-        }
-    }
-    if indexes.len() > 1 {
-        statement.push(order).push_bind(limit);
-    }
-    statement
-}
-
-/// The predicates of the indexes in log order that have the events.
-const fn indexes(filter: &Filter) -> &'static [&'static str] {
-    const OPEN: &str = " AND acknowledged_at IS NULL";
-    const ACKNOWLEDGED: &str = " AND acknowledged_at IS NOT NULL";
-    match filter.status {
-        _ if !filter.include_acknowledged => &[OPEN],
-        // Retrying and failed events have an index of their own.
-        Some(DeliveryStatus::Retrying | DeliveryStatus::Failed) => &[""],
-        _ => &[OPEN, ACKNOWLEDGED],
-    }
-}
-
-fn push_range(statement: &mut QueryBuilder<Postgres>, query: &PartitionQuery<'_>, log_epoch: i32) {
-    statement.push("org_id = ").push_bind(query.organization.as_uuid());
-    statement.push(" AND log_partition = ").push_bind(query.bounds.partition);
-    statement.push(" AND log_epoch = ").push_bind(log_epoch);
-    let mut bound = |comparison: &'static str, epoch_offset: EpochOffset| {
-        if epoch_offset.log_epoch == log_epoch {
-            statement.push(" AND log_offset ").push(comparison).push(" ").push_bind(epoch_offset.offset);
-        } else if (comparison.starts_with('>') && epoch_offset.log_epoch > log_epoch)
-            || (comparison.starts_with('<') && epoch_offset.log_epoch < log_epoch)
-        {
-            statement.push(" AND false");
-        }
-    };
-    match query.range {
-        UnreadRange::After(None) => {}
-        UnreadRange::After(Some(epoch_offset)) => bound(">", epoch_offset),
-        UnreadRange::Before(epoch_offset) => bound("<", epoch_offset),
-        UnreadRange::UpTo(epoch_offset) => bound("<=", epoch_offset),
-    }
-    if let Some(floor) = query.window.floor {
-        bound(">=", floor);
-    }
-    if let Some(ceiling) = query.window.ceiling {
-        bound("<", ceiling);
-    }
-}
-
-fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    if let Some(types) = &filter.event_types {
-        statement.push(" AND event_type = ANY(").push_bind(types.clone()).push(")");
-    }
-    if let Some(since) = filter.since {
-        statement.push(" AND accepted_at >= ").push_bind(since);
-    }
-    if let Some(until) = filter.until {
-        statement.push(" AND accepted_at < ").push_bind(until);
-    }
-    match filter.status {
-        None => {}
-        // As text, not as parameters: the index on retrying and failed events is partial.
-        Some(DeliveryStatus::Pending) => drop(statement.push(" AND delivery_status = 'pending'")),
-        Some(DeliveryStatus::Retrying) => drop(statement.push(" AND delivery_status = 'retrying'")),
-        Some(DeliveryStatus::Delivered) => drop(statement.push(" AND delivery_status = 'delivered'")),
-        Some(DeliveryStatus::Failed) => drop(statement.push(" AND delivery_status = 'failed'")),
     }
 }
 

@@ -60,6 +60,11 @@ impl Filter {
         self.status.is_none() && self.until.is_none()
     }
 
+    /// Whether every event that is not acknowledged matches.
+    pub(super) const fn lists_all_open(&self) -> bool {
+        self.is_final() && self.event_types.is_none() && self.since.is_none()
+    }
+
     /// Leaves only what a key with these event types may see.
     pub(super) fn restrict(&mut self, allowed: Option<&[String]>) {
         let Some(allowed) = allowed else { return };

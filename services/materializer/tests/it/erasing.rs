@@ -33,6 +33,7 @@ async fn write_everything(bench: &Bench, org: OrgId) {
     append_to(bench, 1, &Event { event_id: EventId::derived_from_position("t", 0, 0, 0), ..event(org) }).await;
     bench.json_event(org, "garbage").await;
     bench.ack(org, EventId::generate()).await;
+    bench.ack(org, ids[1]).await;
     bench.attempt(&attempt(org, ids[0], EndpointId::generate(), 1, DeliveryOutcome::Retrying)).await;
     bench.append(&bench.topics().deliveries, Some(org.to_string().as_bytes()), Some(b"garbage"), &[]).await;
 }

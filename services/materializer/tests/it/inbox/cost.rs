@@ -1,5 +1,6 @@
 //! The cost of a page: it reads about as many rows as it returns, at any depth and with any filter.
 
+use http::Method;
 use runtime::postgres::PostgresConfig;
 use serde_json::Value;
 use time::Duration;
@@ -9,15 +10,21 @@ use super::harness::{Bench, START, ids, row, text};
 
 const EVENTS: i64 = 60_000;
 
-/// A bench whose inbox reads over one connection, so that its counters can be flushed, and an inbox of 60,000 events of
-/// which 1 in 10 is acknowledged and 20 have failed.
+/// A bench whose inbox reads over one connection, so that its counters can be flushed.
+async fn start() -> Bench {
+    Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }, None).await
+}
+
+/// An inbox of 60,000 events of which 1 in 10 is acknowledged and 20 have failed. 1 in 20,000 has the type "rare", 1 in
+/// 10,000 the type "seldom".
 async fn long_inbox() -> Bench {
-    let bench = Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }, None).await;
+    let bench = start().await;
     sqlx::query(
         "INSERT INTO view.events
              (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
                                   acknowledged_at, delivery_status)
-         SELECT $1, gen_random_uuid(), 1, 3, n * 7, $2 + n * interval '1 second', 'a', '{\"n\": 1}',
+         SELECT $1, gen_random_uuid(), 1, 3, n * 7, $2 + n * interval '1 second',
+                CASE WHEN n % 20000 = 7 THEN 'rare' WHEN n % 10000 = 9000 THEN 'seldom' ELSE 'a' END, '{\"n\": 1}',
                 CASE WHEN n % 10 = 0 THEN now() END,
                 CASE WHEN n % 3000 = 1 THEN 'failed' ELSE 'pending' END
          FROM generate_series(1, $3::bigint) n",
@@ -101,4 +108,56 @@ async fn status_and_time_filters_read_only_what_they_return() {
     let (window, cost) = page_and_cost(&bench, &format!("/v1/inbox?limit=200&until={}&cursor={cursor}", at(101))).await;
     assert_eq!(ids(&window).len(), 89, "seconds 2 to 100 but every tenth, which is acknowledged");
     assert!(cost <= about(89) + 600 + 40, "{cost} rows were touched for 89 of a window at the beginning");
+}
+
+#[tokio::test]
+async fn a_type_filter_reads_only_what_it_returns() {
+    let bench = long_inbox().await;
+    let first = bench.page("/v1/inbox?limit=1").await;
+    let cursor = text(&first, "next_cursor");
+    for (filter, found) in [
+        ("event_type=rare", 3),
+        ("event_type=none", 0),
+        ("event_type=rare&event_type=none&event_type=rare", 3),
+        ("event_type=rare&event_type=seldom&include_acknowledged=true", 9),
+        ("event_type=seldom", 0),
+        ("event_type=seldom&include_acknowledged=true", 6),
+        ("event_type=a&limit=40", 40),
+        ("event_type=a&event_type=rare&limit=40", 40),
+    ] {
+        let (page, cost) = page_and_cost(&bench, &format!("/v1/inbox?{filter}&cursor={cursor}")).await;
+        assert_eq!(ids(&page).len(), found, "{filter}");
+        // Of several types, offsets are read first, and one type may have all of them.
+        let found = i64::try_from(found).unwrap();
+        assert!(cost <= about(2 * found), "{filter}: {cost} rows were touched for {found}");
+    }
+    let key = bench.restricted_key(&["rare", "seldom"]).await;
+    let before = touched(&bench).await;
+    let page = bench.ask(Method::GET, "/v1/inbox?limit=2", &key, "").await.json();
+    let cost = touched(&bench).await - before;
+    assert_eq!((ids(&page).len(), &page["pagination"]["total_undelivered"]), (2, &Value::from(3)));
+    assert!(cost <= about(10), "{cost} rows were touched for two and the count of three");
+}
+
+#[tokio::test]
+async fn a_page_with_all_open_events_is_not_counted_again() {
+    let bench = start().await;
+    let mut rows: Vec<_> = (0..40).map(|offset| row(0, offset)).collect();
+    rows[7].acknowledged_at = Some(START);
+    bench.show(bench.alpha, &rows).await;
+    sqlx::query("VACUUM ANALYZE view.events").execute(&bench.pool).await.unwrap();
+    for (query, counts) in [
+        ("limit=50", false),
+        ("limit=50&include_acknowledged=true", false),
+        ("limit=39", false),
+        ("limit=38", true),
+        ("event_type=a", true),
+        ("event_type=none", true),
+        ("status=pending", true),
+    ] {
+        let (page, cost) = page_and_cost(&bench, &format!("/v1/inbox?{query}")).await;
+        assert_eq!(page["pagination"]["total_undelivered"], 39, "{query}");
+        let expected = i64::try_from(ids(&page).len()).unwrap() + if counts { 39 } else { 0 };
+        assert!((expected..=expected + 20).contains(&cost), "{query}: {cost} rows were touched");
+    }
 }
