@@ -1,6 +1,7 @@
 //! Many connections (S12) and clients that hold memory (S18): idle connections, long polls, requests at the same time,
 //! half-sent bodies, and slow readers of large pages.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -78,7 +79,9 @@ pub(crate) struct Answered {
     pub at_once: usize,
     pub requests: usize,
     pub slowest_request_ms: f64,
+    /// Long polls that were answered with an event, and all of them by status.
     pub polls: usize,
+    pub poll_statuses: BTreeMap<u16, usize>,
 }
 
 impl Answered {
@@ -118,11 +121,11 @@ impl Connections {
         let before = self.memory_mib();
         let idle = self.request("GET", "/v1/endpoints", 0, "");
         let mut open = self.exchange_all((0..self.sizes.idle).map(|_| idle.clone()).collect(), OPENING).await;
+        let answered = open.iter().filter(|exchanged| exchanged.is_success()).count();
         ensure!(
-            open.len() == self.sizes.idle,
-            "of {} connections {} were answered: start the system with --max-connections-per-address 20000",
-            self.sizes.idle,
-            open.len()
+            answered == self.sizes.idle,
+            "of {} connections {answered} were answered: start the system with --max-connections-per-address 20000",
+            self.sizes.idle
         );
         let idle_growth_mib = self.memory_mib() - before;
         let ends = inbox_reader::ends(&self.control, &self.organizations).await?;
@@ -145,6 +148,11 @@ impl Connections {
             let again = tokio::time::timeout(DEADLINE, exchanged.connection.exchange(idle.as_bytes())).await;
             idle_again += usize::from(matches!(again, Ok(Ok(reply)) if reply.status == 200));
         }
+        let mut poll_statuses = BTreeMap::new();
+        for poll in &polls {
+            *poll_statuses.entry(poll.status).or_default() += 1;
+        }
+        let posts: Vec<&Exchanged> = posts.iter().filter(|post| post.is_success()).collect();
         Ok(Answered {
             idle: self.sizes.idle,
             idle_growth_mib,
@@ -153,7 +161,8 @@ impl Connections {
             requests: posts.len(),
             slowest_request_ms: posts.iter().map(|post| post.took.as_secs_f64() * 1_000.0).fold(0.0, f64::max),
             // One that has waited in vain has no event.
-            polls: polls.iter().filter(|poll| poll.has_event).count(),
+            polls: polls.iter().filter(|poll| poll.is_success() && poll.has_event).count(),
+            poll_statuses,
         })
     }
 
@@ -230,8 +239,8 @@ impl Connections {
         Ok(most - before)
     }
 
-    /// Sends each request on a connection of its own, so many at the same time. Returns those that were answered with
-    /// success, still open.
+    /// Sends each request on a connection of its own, so many at the same time. Returns those that were answered, still
+    /// open.
     async fn exchange_all(&self, requests: Vec<String>, at_once: usize) -> Vec<Exchanged> {
         let mut tasks = JoinSet::new();
         let mut answered = Vec::new();
@@ -266,17 +275,24 @@ impl Connections {
     }
 }
 
-/// A connection whose request was answered with success.
+/// A connection whose request was answered.
 struct Exchanged {
     connection: Connection,
+    status: u16,
     took: Duration,
     has_event: bool,
+}
+
+impl Exchanged {
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
 }
 
 async fn exchange(address: String, request: String) -> Option<Exchanged> {
     let mut connection = Connection::open(&address).await.ok()?;
     let started = Instant::now();
     let reply = tokio::time::timeout(DEADLINE, connection.exchange(request.as_bytes())).await.ok()?.ok()?;
-    let has_event = reply.event_id.is_some();
-    (200..300).contains(&reply.status).then(|| Exchanged { connection, took: started.elapsed(), has_event })
+    let (status, has_event) = (reply.status, reply.event_id.is_some());
+    Some(Exchanged { connection, status, took: started.elapsed(), has_event })
 }

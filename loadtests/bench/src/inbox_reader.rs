@@ -84,8 +84,8 @@ pub(crate) async fn ends(control: &ControlClient, organizations: &[Organization]
     Ok(ends)
 }
 
-/// The cursor after the oldest `skipped` events that match `filter` (`&name=value`); an inner `None` is the start. `None`
-/// if the inbox has no more than these.
+/// The cursor after the oldest `skipped` events that match `filter` (`&name=value`); an inner `None` is the start.
+/// `None` if the inbox has no more than these.
 pub(crate) async fn cursor_after(
     control: &ControlClient,
     key: &str,

@@ -46,12 +46,12 @@ pub(crate) struct LoadArgs {
     /// Five groups of organizations get 10, 3, 2, 1 and 1 of 17 requests, instead of the same number.
     #[arg(long)]
     pub weighted: bool,
-    /// Reads a second beside the requests: pages 1, 10 and 1,000 of the inbox of the last organization, with and without
-    /// a filter by type [default: none; 1,000 in the scenario mixed].
+    /// Reads a second beside the requests: pages 1, 10 and 1,000 of the inbox of the last organization, with and
+    /// without a filter by type [default: none; 1,000 in the scenario mixed].
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=20_000))]
     pub reads: Option<u64>,
-    /// Events that are put into that inbox before the run; in `all`, those of the largest inbox of S5 and of the view of
-    /// S19 [default there: 1000000 and 2000000].
+    /// Events that are put into that inbox before the run; in `all`, those of the largest inbox of S5 and of the view
+    /// of S19 [default there: 1000000 and 2000000].
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=20_000_000))]
     pub preload_events: u64,
     /// Give every event its own dedup_id.

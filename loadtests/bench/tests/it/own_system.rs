@@ -69,9 +69,10 @@ async fn figures_are_kept_compared_and_written_as_a_document() {
     let kept = std::fs::read_dir(&results).unwrap().next().unwrap().unwrap().path();
 
     let mut slower: serde_json::Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
-    let first = &mut slower["figures"][0]["product"];
+    // A latency, of which more is worse.
+    let quiet = slower["figures"].as_array_mut().unwrap().iter_mut().find(|figure| figure["id"] == "S16").unwrap();
     for end in ["median", "lowest", "highest"] {
-        first[end] = (first[end].as_f64().unwrap() * 2.0).into();
+        quiet["product"][end] = (quiet["product"][end].as_f64().unwrap() * 2.0).into();
     }
     let changed = data.path().join("slower.json");
     std::fs::write(&changed, slower.to_string()).unwrap();
