@@ -135,6 +135,23 @@ async fn wait_for_a_round(bench: &Bench, org: OrgId) {
     }
 }
 
+/// Each has an index of its own, which the erasing task reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_and_acknowledged_events_are_erased() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let ids = bench.flow(&[org], 3).await;
+    bench.ack(org, ids[1]).await;
+    bench.all_applied().await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 2);
+    assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NOT NULL").await, 1);
+    set_status(&bench, org, "erasing").await;
+    let is_erased = || async { (rows_of(&bench, org).await == 0).then_some(()) };
+    devstack::testing::eventually(PATIENCE, "nothing is left", is_erased).await;
+    projecting.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erasure_waits_for_the_positions() {
     let bench = Bench::start().await;
