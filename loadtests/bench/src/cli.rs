@@ -15,6 +15,7 @@ pub(crate) use self::peer::{PeerArgs, PeerName};
 use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
 use crate::results::FOLDER;
+use crate::scale::Dimension;
 use crate::scenario::{Scenario, Thresholds};
 use crate::suite::Step;
 use crate::threads;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Limits(LimitsArgs),
     /// Start a system, and report the CPU of an event by component, beside the bare pipeline.
     Cost(CostArgs),
+    /// Start systems, and report what changes with instances, partitions, organizations, shares and payload.
+    Scale(ScaleArgs),
     /// Start a system, and print every figure of the table of targets beside its bare loop; keep them for this commit.
     All(AllArgs),
     /// Name what changed between the results of two commits by more than the noise; exit code 1 if something got worse.
@@ -317,6 +320,20 @@ pub(crate) struct CostArgs {
     #[command(flatten)]
     pub turns: TurnArgs,
     /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// `scale`.
+#[derive(Args)]
+pub(crate) struct ScaleArgs {
+    /// What is varied, one after the other [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub dimensions: Vec<Dimension>,
+    /// The runs.
+    #[command(flatten)]
+    pub turns: TurnArgs,
+    /// The load, in the closed loop.
     #[command(flatten)]
     pub load: LoadArgs,
 }

@@ -29,19 +29,19 @@ struct Rate {
 }
 
 #[derive(Serialize)]
-struct Side {
+pub(crate) struct Side {
     /// Microseconds of CPU of an event by component, without the generator.
-    cpu_us: BTreeMap<String, Spread>,
-    total_us: Spread,
-    accepted_per_second: Spread,
-    p95_ms: Spread,
-    p99_ms: Spread,
-    visible_p95_ms: Option<Spread>,
+    pub cpu_us: BTreeMap<String, Spread>,
+    pub total_us: Spread,
+    pub accepted_per_second: Spread,
+    pub p95_ms: Spread,
+    pub p99_ms: Spread,
+    pub visible_p95_ms: Option<Spread>,
     runs: Vec<Figures>,
 }
 
 impl Side {
-    fn new(runs: Vec<Figures>) -> Self {
+    pub(crate) fn new(runs: Vec<Figures>) -> Self {
         let names: std::collections::BTreeSet<&String> =
             runs.iter().flat_map(|run| run.cpu_us_per_event.keys()).filter(|name| *name != "generator").collect();
         let of =
@@ -58,6 +58,11 @@ impl Side {
             visible_p95_ms: (!seen.is_empty()).then(|| Spread::of(seen)),
             runs,
         }
+    }
+
+    /// Size of a payload; of several sizes, the middle one.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.runs.first().map_or(0, |run| run.load.payload_bytes.median())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reads::{self, ReadFigures};
 use crate::recorder::{Latency, RequestOutcome};
 use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::session::{Row, Session};
-use crate::variation::PayloadBytes;
+use crate::variation::{PayloadBytes, Shares};
 use crate::visibility::Visibility;
 
 /// The check that the load was kept up.
@@ -74,7 +74,7 @@ pub(crate) struct LoadSummary {
     pub event_types: usize,
     pub batch_events: usize,
     pub organizations: usize,
-    pub weighted: bool,
+    pub shares: Shares,
     pub reads_per_second: u64,
     pub preload_events: u64,
     pub keyed: bool,
@@ -122,7 +122,7 @@ impl Figures {
                 event_types: load.event_types,
                 batch_events: load.batch_events,
                 organizations: load.organizations,
-                weighted: load.weighted,
+                shares: load.shares,
                 reads_per_second: load.reads_per_second,
                 preload_events: load.preload_events,
                 keyed: load.keyed,
@@ -317,7 +317,7 @@ mod tests {
             event_types: 1,
             batch_events: 1,
             organizations: 1,
-            weighted: false,
+            shares: Shares::Even,
             keyed: false,
             timeout: SECOND,
             client_threads: 1,

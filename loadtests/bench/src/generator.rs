@@ -6,6 +6,8 @@
 //!
 //! Times are in `schedule`, bytes in `request`, results in `recorder`.
 
+use std::iter::StepBy;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -60,7 +62,7 @@ impl Watch {
 /// Shared by all threads.
 struct GeneratorState {
     load: Load,
-    address: String,
+    addresses: Vec<String>,
     requests: Requests,
     watch: Option<Watch>,
     started: watch::Sender<Option<Instant>>,
@@ -82,16 +84,16 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    /// Opens the connections and starts. `address` is `host:port`.
+    /// Opens the connections and starts. `addresses` are `host:port`; connections use them in turns.
     pub(crate) async fn start(
         load: Load,
-        address: String,
+        addresses: Vec<String>,
         requests: Requests,
         watch: Option<Watch>,
     ) -> anyhow::Result<Self> {
         let state = Arc::new(GeneratorState {
             load,
-            address,
+            addresses,
             requests,
             watch,
             started: watch::Sender::new(None),
@@ -107,9 +109,9 @@ impl Generator {
         for thread in 0..load.client_threads {
             let recorder = Arc::new(Mutex::new(Recorder::new(load.pace.measured_from())));
             recorders.push(Arc::clone(&recorder));
-            let connections = (thread..load.connections).step_by(load.client_threads).count();
+            let numbers = (thread..load.connections).step_by(load.client_threads);
             let state = Arc::clone(&state);
-            threads.push(spawn("load-client", move || client_thread(&state, &recorder, connections))?);
+            threads.push(spawn("load-client", move || client_thread(&state, &recorder, numbers))?);
         }
         let all = u32::try_from(load.connections).unwrap_or(u32::MAX);
         let ready = tokio::time::timeout(CONNECT_BUDGET, state.ready.acquire_many(all)).await;
@@ -121,7 +123,7 @@ impl Generator {
             bail!(
                 "{} connections to {} could not be opened within {CONNECT_BUDGET:?}",
                 load.connections,
-                state.address
+                state.addresses.join(", ")
             );
         }
         drop(ready);
@@ -217,23 +219,24 @@ fn pace(state: &GeneratorState, schedule: &Schedule, started: Instant) {
     state.due.add_permits(state.load.connections);
 }
 
-fn client_thread(state: &Arc<GeneratorState>, recorder: &Arc<Mutex<Recorder>>, connections: usize) {
+fn client_thread(state: &Arc<GeneratorState>, recorder: &Arc<Mutex<Recorder>>, numbers: StepBy<Range<usize>>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..connections {
-            tasks.spawn(drive(Arc::clone(state), Arc::clone(recorder)));
+        for number in numbers {
+            tasks.spawn(drive(Arc::clone(state), Arc::clone(recorder), number));
         }
         tasks.join_all().await;
     });
 }
 
-/// Runs one connection: takes the next request, sends it, records the result.
-async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
+/// Runs connection `number`: takes the next request, sends it, records the result.
+async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>, number: usize) {
+    let Some(address) = state.addresses.get(number % state.addresses.len().max(1)) else { return };
     // If this fails, the first request tries again, and the error is the result of that request.
-    let mut connection = Connection::open(&state.address).await.ok();
+    let mut connection = Connection::open(address).await.ok();
     state.ready.add_permits(1);
     let Ok(Some(started)) = state.started.subscribe().wait_for(Option::is_some).await.map(|started| *started) else {
         return;
@@ -243,7 +246,7 @@ async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
         state.requests.write(number, &mut buffer);
         state.in_flight.fetch_add(1, Relaxed);
         let sent = started.elapsed();
-        let reply = tokio::time::timeout(state.load.timeout, exchange(&mut connection, &state.address, &buffer)).await;
+        let reply = tokio::time::timeout(state.load.timeout, exchange(&mut connection, address, &buffer)).await;
         let accepted_at = Instant::now();
         state.in_flight.fetch_sub(1, Relaxed);
         let (outcome, event_id) = outcome(reply, state.requests.any_success);

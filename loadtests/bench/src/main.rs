@@ -44,6 +44,7 @@ mod request;
 mod results;
 #[cfg(test)]
 mod sample;
+mod scale;
 mod scenario;
 mod schedule;
 mod series;
@@ -68,11 +69,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bare::{Loop, Produce};
 use crate::cli::{
     AllArgs, BareCommand, BarePipelineArgs, BarePostArgs, BareServerArgs, BareUpsertArgs, Cli, Command, CostArgs,
-    DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, ProducerArgs, RunArgs, SystemArgs,
+    DeliverArgs, LimitCostArgs, LoadArgs, LoopArgs, ProducerArgs, RunArgs, ScaleArgs, SystemArgs,
 };
 use crate::deliver::endpoints::EndpointOptions;
 use crate::named::Named;
 use crate::product::Counted;
+use crate::scale::Dimension;
 use crate::scenario::{Load, Scenario, Thresholds};
 use crate::suite::Step;
 use crate::system::System;
@@ -128,6 +130,7 @@ async fn perform(command: Command) -> Result<bool, Failure> {
         Command::Bare(BareCommand::Upsert(arguments)) => run_upsert(arguments).await,
         Command::Bare(BareCommand::Post(arguments)) => run_post(arguments).await,
         Command::Cost(arguments) => run_cost(arguments).await,
+        Command::Scale(arguments) => run_scale(arguments).await,
         Command::All(arguments) => run_all(arguments).await,
         Command::Compare(arguments) => compare::run(&arguments.before, &arguments.after),
         Command::Report(arguments) => baseline::run(&compare::find(&arguments.results), &arguments.document),
@@ -202,6 +205,16 @@ async fn run_cost(arguments: CostArgs) -> Result<bool, Failure> {
     let loads = arguments.load.of_rates(&arguments.rates)?;
     let folder = report::folder(arguments.load.out.as_deref(), "cost");
     cost::run(&arguments.turns.options(), &loads, !arguments.no_bare, &folder).await
+}
+
+async fn run_scale(arguments: ScaleArgs) -> Result<bool, Failure> {
+    let load = LoadArgs { closed: true, ..arguments.load };
+    let folder = report::folder(load.out.as_deref(), "scale");
+    let dimensions = match arguments.dimensions.as_slice() {
+        [] => Dimension::value_variants(),
+        some => some,
+    };
+    scale::run(&arguments.turns.options(), dimensions, load.of_bare()?, &folder).await
 }
 
 async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {

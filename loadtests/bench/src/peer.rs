@@ -142,7 +142,7 @@ async fn drive(
     let organization = |number| Organization { id: Uuid::nil(), key: format!("zap_test_{number:055}") };
     let organizations: Vec<Organization> = (0..load.organizations).map(organization).collect();
     let requests = Requests::on_route(name.route(), &address, &organizations, &load, run);
-    let generator = Generator::start(load, authority, requests, None).await?;
+    let generator = Generator::start(load, vec![authority], requests, None).await?;
     session::watch(generator, &load, components, None).await
 }
 

@@ -14,6 +14,7 @@ use crate::scenario::{Load, Pace};
 use crate::schedule::Schedule;
 use crate::session;
 use crate::target::Target;
+use crate::variation::Shares;
 
 /// Events of one request, and requests a second.
 const BATCH_EVENTS: u64 = 100;
@@ -44,13 +45,13 @@ pub(crate) async fn run(
         client_threads: 1,
         batch_events: BATCH_EVENTS as usize,
         organizations: organizations.len(),
-        weighted: false,
+        shares: Shares::Even,
         keyed: false,
         stops: false,
         ..*load
     };
     let requests = Requests::new(&target.address, organizations, &load, "preload");
-    let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
+    let generator = Generator::start(load, target.addresses(), requests, None).await?;
     let session = session::watch(generator, &load, &[], None).await?;
     let accepted = product::accepted_events(&session, &load);
     let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);

@@ -76,7 +76,7 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
         _ => None,
     };
     let meter = CpuMeter::start(&components);
-    let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
+    let generator = Generator::start(load, target.addresses(), requests, watch).await?;
     let mut session = session::watch(generator, &load, &components, lag.as_mut()).await?;
 
     let mut figures = Figures::of(&load, &session);
@@ -135,7 +135,7 @@ async fn run_without_view(
     let requests = Requests::new(&target.address, &organizations, &load, &run_tag);
     let components = components(target, &options.components);
     let meter = CpuMeter::start(&components);
-    let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
+    let generator = Generator::start(load, target.addresses(), requests, None).await?;
     let session = session::watch(generator, &load, &components, None).await?;
     let mut figures = Figures::of(&load, &session);
     figures.cpu_us_per_event = meter.micros_per_event(accepted_events(&session, &load));

@@ -13,7 +13,7 @@ use crate::request::Requests;
 use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::schedule::Schedule;
 use crate::target::Address;
-use crate::variation::PayloadBytes;
+use crate::variation::{PayloadBytes, Shares};
 
 /// Events of a page.
 const PAGE_EVENTS: u64 = 50;
@@ -71,7 +71,7 @@ impl Reads {
             let pace = Pace::Open(Schedule::new(per_second, load.pace.measured_from(), load.measured));
             let requests = Requests::reads(address, organization, &path);
             let load = reading(pace, load);
-            running.push((kind, Generator::start(load, address.authority.clone(), requests, None).await?));
+            running.push((kind, Generator::start(load, vec![address.authority.clone()], requests, None).await?));
         }
         Ok(Self { running })
     }
@@ -102,7 +102,7 @@ fn reading(pace: Pace, beside: &Load) -> Load {
         event_types: 1,
         batch_events: 1,
         organizations: 1,
-        weighted: false,
+        shares: Shares::Even,
         keyed: false,
         reads_per_second: 0,
         preload_events: 0,

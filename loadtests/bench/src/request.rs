@@ -10,7 +10,7 @@ use loadkit::{EVENT_TYPE, ORDER_DIGITS, ORDER_START, order};
 use crate::organizations::Organization;
 use crate::scenario::Load;
 use crate::target::Address;
-use crate::variation::{self, PayloadBytes};
+use crate::variation::{self, PayloadBytes, Shares};
 
 /// Start of the dedup key in the text of an event.
 const DEDUP_START: &str = "\"dedup_id\":\"";
@@ -32,7 +32,7 @@ pub(crate) struct Requests {
     heads: Vec<Vec<u8>>,
     body: Body,
     /// Whether organizations get different shares of the requests.
-    weighted: bool,
+    shares: Shares,
 }
 
 enum Body {
@@ -84,19 +84,18 @@ impl Requests {
             head.into_bytes()
         };
         let heads = organizations.iter().enumerate().map(head).collect();
-        Self { any_success: route.any_success, heads, body, weighted: load.weighted }
+        Self { any_success: route.any_success, heads, body, shares: load.shares }
     }
 
     /// Requests `GET path`, all alike. Every success is accepted.
     pub(crate) fn reads(address: &Address, organization: &Organization, path: &str) -> Self {
         let head = head("GET", path, address, organization) + "\r\n";
-        Self { any_success: true, heads: vec![head.into_bytes()], body: Body::None, weighted: false }
+        Self { any_success: true, heads: vec![head.into_bytes()], body: Body::None, shares: Shares::Even }
     }
 
     /// Index of the organization of request `number`.
     pub(crate) fn organization_of(&self, number: u64) -> usize {
-        let choose = if self.weighted { variation::weighted } else { variation::even };
-        choose(number, self.heads.len())
+        self.shares.organization(number, self.heads.len())
     }
 
     /// Replaces the content of `buffer` by request `number`.
@@ -223,7 +222,7 @@ mod tests {
             event_types,
             batch_events,
             organizations: organizations.len(),
-            weighted: false,
+            shares: Shares::Even,
             keyed: run.is_some(),
             timeout: second,
             client_threads: 1,

@@ -9,7 +9,7 @@ use crate::recorder::{Latency, RequestOutcome};
 use crate::report::Report;
 use crate::scenario::Check;
 use crate::session::Row;
-use crate::variation::PayloadBytes;
+use crate::variation::{PayloadBytes, Shares};
 use crate::visibility::Visibility;
 
 /// Cores and MiB by component.
@@ -71,7 +71,7 @@ pub(crate) fn figures() -> Figures {
             event_types: 1,
             batch_events: 1,
             organizations: 1_000,
-            weighted: false,
+            shares: Shares::Even,
             reads_per_second: 0,
             preload_events: 0,
             keyed: false,

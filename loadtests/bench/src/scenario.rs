@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::schedule::Schedule;
-use crate::variation::PayloadBytes;
+use crate::variation::{PayloadBytes, Shares};
 
 /// A named load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,7 +54,7 @@ pub(crate) struct Shape {
     /// As in [`Load`].
     pub event_types: usize,
     pub batch_events: usize,
-    pub weighted: bool,
+    pub shares: Shares,
     pub reads_per_second: u64,
 }
 
@@ -68,7 +68,7 @@ impl Shape {
             stops: true,
             event_types: 1,
             batch_events: 1,
-            weighted: false,
+            shares: Shares::Even,
             reads_per_second: 0,
         }
     }
@@ -76,7 +76,7 @@ impl Shape {
     /// 80 % writes and 20 % reads, of several types and organizations with different shares.
     pub(crate) fn mixed(schedule: Schedule) -> Self {
         let reads_per_second = schedule.peak() / 4;
-        Self { event_types: 4, weighted: true, reads_per_second, ..Self::new(schedule, 1_000, 256) }
+        Self { event_types: 4, shares: Shares::Weighted, reads_per_second, ..Self::new(schedule, 1_000, 256) }
     }
 }
 
@@ -215,7 +215,7 @@ pub(crate) struct Load {
     /// Number of organizations, which are used in turns.
     pub organizations: usize,
     /// Whether five groups of them get 10, 3, 2, 1 and 1 of 17 requests.
-    pub weighted: bool,
+    pub shares: Shares,
     /// Whether each event has a `dedup_id`.
     pub keyed: bool,
     /// Timeout of a request.

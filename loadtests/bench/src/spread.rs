@@ -1,12 +1,20 @@
 //! Median, lowest and highest of several runs. Pure.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
+    #[serde(deserialize_with = "number")]
     pub median: f64,
+    #[serde(deserialize_with = "number")]
     pub lowest: f64,
+    #[serde(deserialize_with = "number")]
     pub highest: f64,
+}
+
+/// JSON has null for what is not a number, such as the time of a recovery that did not come.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Spread {
@@ -46,5 +54,13 @@ mod tests {
         assert_eq!(Spread::of([14_000.4, 13_000.0]).to_string(), "13500 (13000-14000)");
         assert_eq!(Spread::of([7.0]).to_string(), "7.0");
         assert!(Spread::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn what_is_not_a_number_can_be_read_again() {
+        let written = serde_json::to_string(&Spread::of([1.0, f64::NAN, 2.0])).unwrap();
+        let read: Spread = serde_json::from_str(&written).unwrap();
+        assert_eq!((read.median, read.lowest), (2.0, 1.0));
+        assert!(read.highest.is_nan());
     }
 }

@@ -29,6 +29,7 @@ const POLL: Duration = Duration::from_millis(5);
 struct Running {
     process: Process,
     http: ControlClient,
+    number: usize,
 }
 
 /// Kafka, PostgreSQL, and the roles that were started.
@@ -38,7 +39,10 @@ pub(crate) struct System {
     environment: Vec<(String, String)>,
     /// Always the same, so that the keys of the organizations stay valid.
     ingest_listen: String,
-    roles: BTreeMap<Role, Running>,
+    /// The instances that run of each role.
+    roles: BTreeMap<Role, Vec<Running>>,
+    /// How many instances of a role run, where it is not one.
+    instances: BTreeMap<Role, usize>,
     /// The system as a load addresses it.
     pub target: Target,
 }
@@ -74,13 +78,22 @@ impl System {
             .map_err(|failure| anyhow::anyhow!("the address of ingest: {failure}"))?;
         let target = Target {
             address,
+            further_addresses: Vec::new(),
             key: None,
             operator_token: Some(operator_token),
             database_url: Some(stack.database_url()),
             kafka_brokers: Some(stack.kafka_brokers().to_owned()),
             data_dir: stack.data_dir().to_owned(),
         };
-        let system = Self { stack, program, environment, ingest_listen, roles: BTreeMap::new(), target };
+        let system = Self {
+            stack,
+            program,
+            environment,
+            ingest_listen,
+            roles: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            target,
+        };
         for command in [["migrate"].as_slice(), &["topics", "apply"]] {
             let done = run_command(&system.program, &system.environment, command, COMMAND_TIMEOUT).await?;
             done.map_err(anyhow::Error::msg)?;
@@ -91,42 +104,59 @@ impl System {
     /// Starts the roles that do not run, and waits until all are ready.
     pub(crate) async fn run(&mut self, roles: &[Role]) -> anyhow::Result<()> {
         for role in roles {
-            if !self.roles.contains_key(role) {
-                let running = self.spawn(*role)?;
-                self.roles.insert(*role, running);
+            let wanted = self.instances.get(role).copied().unwrap_or(1);
+            for number in self.roles.get(role).map_or(0, Vec::len)..wanted {
+                let running = self.spawn(*role, number)?;
+                self.roles.entry(*role).or_default().push(running);
             }
         }
         for (role, running) in &self.roles {
-            self.wait_ready(*role, running).await?;
+            for instance in running {
+                self.wait_ready(*role, instance).await?;
+            }
         }
         Ok(())
     }
 
-    fn spawn(&self, role: Role) -> anyhow::Result<Running> {
+    /// From now on, so many instances of each role run; of the others, one does. Stops all that run.
+    pub(crate) async fn set_instances(&mut self, instances: BTreeMap<Role, usize>) -> anyhow::Result<()> {
+        self.keep_only(&[]).await?;
+        self.target.further_addresses.clear();
+        for _ in 1..instances.get(&Role::Ingest).copied().unwrap_or(1) {
+            self.target.further_addresses.push(format!("127.0.0.1:{}", devstack::free_port()?));
+        }
+        self.instances = instances;
+        Ok(())
+    }
+
+    fn spawn(&self, role: Role, number: usize) -> anyhow::Result<Running> {
         let metrics_listen = format!("127.0.0.1:{}", devstack::free_port()?);
         let mut environment = self.environment.clone();
         environment.push(("METRICS_LISTEN".to_owned(), metrics_listen.clone()));
-        environment.push(("LISTEN".to_owned(), self.ingest_listen.clone()));
+        // The first instance has the address of the target.
+        let further = number.checked_sub(1).and_then(|further| self.target.further_addresses.get(further));
+        let ingest_listen = further.unwrap_or(&self.ingest_listen);
+        environment.push(("LISTEN".to_owned(), ingest_listen.clone()));
         let folder = self.stack.data_dir();
         let process = Process::start(&Program {
             program: &self.program,
             args: &[role.name()],
             environment: &environment,
             folder,
-            output: &folder.join(format!("{}.log", role.name())),
+            output: &folder.join(format!("{}-{number}.log", role.name())),
         })
         .with_context(|| format!("starting the role {}", role.name()))?;
-        let listen = if role == Role::Ingest { &self.ingest_listen } else { &metrics_listen };
+        let listen = if role == Role::Ingest { ingest_listen } else { &metrics_listen };
         let address = Address::parse(&format!("http://{listen}"), false)
             .map_err(|failure| anyhow::anyhow!("the address of {}: {failure}", role.name()))?;
-        Ok(Running { process, http: ControlClient::new(&address)? })
+        Ok(Running { process, http: ControlClient::new(&address)?, number })
     }
 
     async fn wait_ready(&self, role: Role, running: &Running) -> anyhow::Result<()> {
         let until = Instant::now() + READY_TIMEOUT;
         while !matches!(running.http.get("/health/ready", "").await, Ok((200, _))) {
             if let Some(status) = running.process.exited() {
-                let log = self.stack.data_dir().join(format!("{}.log", role.name()));
+                let log = self.stack.data_dir().join(format!("{}-{}.log", role.name(), running.number));
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 bail!("the role {} ended with {status}: {log}", role.name());
             }
@@ -140,10 +170,13 @@ impl System {
     pub(crate) async fn keep_only(&mut self, kept: &[Role]) -> anyhow::Result<()> {
         let stopping: Vec<Role> = self.roles.keys().filter(|role| !kept.contains(role)).copied().collect();
         for role in stopping {
-            let Some(running) = self.roles.remove(&role) else { continue };
-            running.process.signal(Signal::TERM);
-            let status = running.process.ended(EXIT_TIMEOUT).await;
-            ensure!(status.is_some_and(|status| status.success()), "{} did not exit cleanly: {status:?}", role.name());
+            let running = self.roles.remove(&role).unwrap_or_default();
+            running.iter().for_each(|instance| instance.process.signal(Signal::TERM));
+            for instance in running {
+                let status = instance.process.ended(EXIT_TIMEOUT).await;
+                let is_clean = status.is_some_and(|status| status.success());
+                ensure!(is_clean, "{} did not exit cleanly: {status:?}", role.name());
+            }
         }
         Ok(())
     }
@@ -160,8 +193,10 @@ impl System {
 
     /// The processes of the roles that run, of Kafka and of PostgreSQL.
     pub(crate) fn components(&self) -> Vec<Component> {
-        let roles = self.roles.iter();
-        let roles = roles.map(|(role, running)| Component::new(role.name(), running.process.pid()));
+        let of_role = |(role, running): (&Role, &Vec<Running>)| {
+            running.iter().map(|instance| Component::new(role.name(), instance.process.pid())).collect::<Vec<_>>()
+        };
+        let roles = self.roles.iter().flat_map(of_role);
         let ports = [("kafka", port_of(self.stack.kafka_brokers())), ("postgres", port_of(&self.stack.database_url()))];
         let servers = ports.into_iter().filter_map(|(name, port)| Some(Component::new(name, listener(port?)?)));
         roles.chain(servers).collect()

@@ -70,6 +70,8 @@ impl DevFile {
 #[derive(Clone)]
 pub(crate) struct Target {
     pub address: Address,
+    /// `host:port` of further instances, which get a share of the load.
+    pub further_addresses: Vec<String>,
     /// A key to use instead of making organizations.
     pub key: Option<String>,
     /// Token to create organizations and keys with.
@@ -83,6 +85,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// `host:port` of every instance.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        [std::slice::from_ref(&self.address.authority), &self.further_addresses].concat()
+    }
+
     /// The system that `arguments` name, or else the one that `dev.json` in the data folder names.
     pub(crate) fn find(arguments: &SystemArgs) -> Result<Self, Failure> {
         // With --url the system is not the one in the data folder.
@@ -99,6 +106,7 @@ impl Target {
         };
         let target = Self {
             address: Address::parse(&url, arguments.allow_remote)?,
+            further_addresses: Vec::new(),
             key: arguments.key.clone(),
             operator_token: arguments.operator_token.clone().or(dev.operator_token),
             database_url: arguments.database_url.clone().or(dev.database_url),

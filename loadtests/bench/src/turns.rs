@@ -44,8 +44,18 @@ pub(crate) struct Turns<'a> {
 impl<'a> Turns<'a> {
     /// Starts a system, and puts it under `load` for the time of the warm-up. Reports go into `folder`.
     pub(crate) async fn start(options: &'a TurnOptions, load: &Load, folder: &'a Path) -> Result<Self, Failure> {
+        Self::start_with(options, &[], load, folder).await
+    }
+
+    /// The same with these settings beside those of the options.
+    pub(crate) async fn start_with(
+        options: &'a TurnOptions,
+        settings: &[(String, String)],
+        load: &Load,
+        folder: &'a Path,
+    ) -> Result<Self, Failure> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-        let system = System::start(&options.program, &options.settings).await?;
+        let system = System::start(&options.program, &[options.settings.as_slice(), settings].concat()).await?;
         let mut turns = Self { options, system, folder, all_passed: true };
         eprintln!("warming up for {:?}", options.warm_up);
         let pace = Pace::Closed { warm_up: Duration::ZERO, measured: options.warm_up };

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use loadkit::EVENT_TYPE;
 use serde::Serialize;
 
@@ -36,8 +37,7 @@ impl PayloadBytes {
         if self.least == self.most {
             return self.least;
         }
-        // The upper 53 bits are a fraction below 1.
-        self.at((scatter(number) >> 11) as f64 / (1_u64 << 53) as f64)
+        self.at(fraction(number))
     }
 
     /// The middle of the logarithms: half of the events are larger.
@@ -95,14 +95,38 @@ pub(crate) fn event_type(number: u64, types: usize) -> String {
     }
 }
 
-/// The organization of request `number`, of so many. They are used in turns.
-pub(crate) fn even(number: u64, organizations: usize) -> usize {
+/// How requests are shared between organizations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Shares {
+    /// Organizations are used in turns.
+    Even,
+    /// Five groups of equal size get 10, 3, 2, 1 and 1 of 17 requests. Fewer than five organizations are used in turns.
+    Weighted,
+    /// The n-th organization gets a share of about 1 / n.
+    Zipf,
+    /// The first organization gets every second request; the others are used in turns.
+    Half,
+}
+
+impl Shares {
+    /// The organization of request `number`, of so many.
+    pub(crate) fn organization(self, number: u64, organizations: usize) -> usize {
+        match self {
+            Self::Even => even(number, organizations),
+            Self::Weighted => weighted(number, organizations),
+            Self::Zipf => zipf(number, organizations),
+            Self::Half if organizations < 2 || number.is_multiple_of(2) => 0,
+            Self::Half => 1 + even(number / 2, organizations - 1),
+        }
+    }
+}
+
+fn even(number: u64, organizations: usize) -> usize {
     usize::try_from(number % organizations.max(1) as u64).unwrap_or(0)
 }
 
-/// The same, but five groups of equal size get 10, 3, 2, 1 and 1 of 17 requests. Fewer than five organizations are used
-/// in turns.
-pub(crate) fn weighted(number: u64, organizations: usize) -> usize {
+fn weighted(number: u64, organizations: usize) -> usize {
     let groups = WEIGHTS.len();
     if organizations < groups {
         return even(number, organizations);
@@ -117,6 +141,17 @@ pub(crate) fn weighted(number: u64, organizations: usize) -> usize {
         slot -= weight;
     }
     0
+}
+
+/// The rank whose logarithm is uniform.
+fn zipf(number: u64, organizations: usize) -> usize {
+    let rank = ((organizations as f64 + 1.0).ln() * fraction(number)).exp();
+    (rank as usize).clamp(1, organizations.max(1)) - 1
+}
+
+/// A fraction below 1 that is scattered by the number: its upper 53 bits.
+fn fraction(number: u64) -> f64 {
+    (scatter(number) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A hash of a number, by splitmix64.
@@ -172,9 +207,24 @@ mod tests {
     fn groups_of_organizations_get_their_shares() {
         let mut counts = [0_u64; 10];
         for number in 0..1_700 {
-            counts[weighted(number, 10)] += 1;
+            counts[Shares::Weighted.organization(number, 10)] += 1;
         }
         assert_eq!(counts, [500, 500, 150, 150, 100, 100, 50, 50, 50, 50]);
-        assert_eq!([0, 1, 2, 3].map(|number| weighted(number, 3)), [0, 1, 2, 0]);
+        assert_eq!([0, 1, 2, 3].map(|number| Shares::Weighted.organization(number, 3)), [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_few_organizations_get_most() {
+        let counts = |shares: Shares, organizations: usize| {
+            let mut counts = vec![0_u64; organizations];
+            (0..100_000).for_each(|number| counts[shares.organization(number, organizations)] += 1);
+            counts
+        };
+        let zipf = counts(Shares::Zipf, 1_000);
+        // ln 2 / ln 1001 of all.
+        assert!((9_500..10_500).contains(&zipf[0]), "{}", zipf[0]);
+        assert!(zipf[9] * 8 < zipf[0] && zipf.iter().all(|count| *count > 0), "{zipf:?}");
+        assert_eq!(counts(Shares::Half, 5), [50_000, 12_500, 12_500, 12_500, 12_500]);
+        assert_eq!(counts(Shares::Half, 1), [100_000]);
     }
 }

@@ -134,7 +134,7 @@ async fn measure(
         _ => None,
     };
     let meter = CpuMeter::start(&components);
-    let generator = Generator::start(load, address.authority.clone(), requests, watch).await?;
+    let generator = Generator::start(load, vec![address.authority.clone()], requests, watch).await?;
     let mut session = session::watch(generator, &load, &components, lag.as_mut()).await?;
     let mut figures = Figures::of(&load, &session);
     let last_reply = Instant::now();

@@ -8,7 +8,7 @@ use loadkit::{Failure, duration};
 
 use crate::scenario::{Load, Pace, Scenario, Shape};
 use crate::schedule::Schedule;
-use crate::variation::PayloadBytes;
+use crate::variation::{PayloadBytes, Shares};
 
 /// Maximum number of requests of a run. Their ids are kept for the comparison with the inbox, 24 bytes or more each.
 const MAX_REQUESTS: u64 = 20_000_000;
@@ -43,9 +43,9 @@ pub(crate) struct LoadArgs {
     /// Number of organizations, which are used in turns.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub orgs: Option<u32>,
-    /// Five groups of organizations get 10, 3, 2, 1 and 1 of 17 requests, instead of the same number.
-    #[arg(long)]
-    pub weighted: bool,
+    /// How requests are shared between organizations [default: even; weighted in the scenario mixed].
+    #[arg(long, value_enum)]
+    pub shares: Option<Shares>,
     /// Reads a second beside the requests: pages 1, 10 and 1,000 of the inbox of the last organization, with and
     /// without a filter by type [default: none; 1,000 in the scenario mixed].
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=20_000))]
@@ -150,7 +150,7 @@ impl LoadArgs {
             event_types: self.event_types.map_or(defaults.event_types, usize::from),
             batch_events: self.batch_events.map_or(defaults.batch_events, usize::from),
             organizations: self.orgs.map_or(defaults.organizations, |n| n as usize),
-            weighted: self.weighted || defaults.weighted,
+            shares: self.shares.unwrap_or(defaults.shares),
             keyed: self.keyed,
             timeout: Duration::from_millis(self.timeout_ms),
             client_threads: usize::from(self.client_threads).min(connections),

@@ -26,7 +26,7 @@ impl KeyedLoad {
         let pace = Pace::Open(Schedule::new(per_second.into(), Duration::ZERO, total));
         let load = Load { pace, measured: total, batch_events: 1, keyed: true, ..*beside };
         let requests = Requests::new(&target.address, organizations, &load, &format!("{run_tag}-keyed"));
-        Ok(Self(Generator::start(load, target.address.authority.clone(), requests, None).await?))
+        Ok(Self(Generator::start(load, target.addresses(), requests, None).await?))
     }
 
     /// Ends it.

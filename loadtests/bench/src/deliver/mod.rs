@@ -147,7 +147,7 @@ impl Sent {
             Some(rate) => Some(KeyedLoad::start(target, organizations, load, rate, &run_tag).await?),
             None => None,
         };
-        let generator = Generator::start(*load, target.address.authority.clone(), requests, None).await?;
+        let generator = Generator::start(*load, target.addresses(), requests, None).await?;
         let started = generator.started;
         let session = session::watch(generator, load, components, None).await?;
         let accept = Figures::of(load, &session);

@@ -31,7 +31,7 @@ impl Suite<'_> {
                 pace: Pace::Open(shape.schedule),
                 measured,
                 event_types: shape.event_types,
-                weighted: shape.weighted,
+                shares: shape.shares,
                 reads_per_second: shape.reads_per_second,
                 organizations: self.options.load.organizations + further,
                 preload_events: backlog,
