@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, bail};
 
 /// A count may differ from the recorded one by so much, percent.
-pub const BOUND_PERCENT: f64 = 3.0;
+pub const BOUND_PERCENT: u32 = 3;
 
 /// What the comparison with a recorded count says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +70,13 @@ pub fn change_percent(recorded: u64, counted: u64) -> f64 {
 
 /// Compares a count with the recorded one.
 pub fn compare(recorded: Option<u64>, counted: u64) -> Verdict {
-    match recorded.map(|recorded| change_percent(recorded, counted)) {
-        None => Verdict::New,
-        Some(change) if change > BOUND_PERCENT => Verdict::Rose,
-        Some(change) if change < -BOUND_PERCENT => Verdict::Fell,
-        Some(_) => Verdict::Same,
+    let Some(recorded) = recorded.map(u128::from) else { return Verdict::New };
+    // In whole numbers: as fractions, a count at the bound may be on either side of it.
+    let share = |percent: u32| recorded * u128::from(percent);
+    match u128::from(counted) * 100 {
+        counted if counted > share(100 + BOUND_PERCENT) => Verdict::Rose,
+        counted if counted < share(100 - BOUND_PERCENT) => Verdict::Fell,
+        _ => Verdict::Same,
     }
 }
 

@@ -65,7 +65,8 @@ async fn lost_doubled_misplaced_and_invented_events_are_noticed() {
 #[tokio::test]
 async fn reads_beside_writes_are_counted_by_kind() {
     let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
-    let varied = ["--reads", "100", "--orgs", "6", "--weighted", "--event-types", "3", "--payload-bytes", "100-2000"];
+    let varied =
+        ["--reads", "100", "--orgs", "6", "--shares", "weighted", "--event-types", "3", "--payload-bytes", "100-2000"];
     let (output, report) = run(&stub, data.path(), &varied).await;
     assert_code(&output, 0);
     let reads = report["figures"]["reads"].as_array().unwrap();
