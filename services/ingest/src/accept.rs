@@ -13,7 +13,7 @@ use crate::bodies::{CloudEventBody, EventOrBatch, NewEventBody};
 use crate::hops::Hops;
 use crate::metrics::METRICS;
 use crate::reply::AcceptedBody;
-use crate::state::IngestState;
+use crate::state::{IngestState, NotOverloaded};
 use crate::turn::Turn;
 
 /// Send an event
@@ -52,6 +52,7 @@ use crate::turn::Turn;
 )]
 pub(crate) async fn accept(
     State(state): State<IngestState>,
+    _: NotOverloaded,
     context: RequestContext,
     caller: Caller,
     request: Request,
@@ -81,7 +82,6 @@ async fn try_accept(
     request: Request,
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
-    state.admit_request()?;
     let (parts, body) = request.into_parts();
     let hops = Hops::of(&parts.headers)?;
     let form = match Form::of(&parts.headers)? {

@@ -21,7 +21,7 @@ use crate::admit::{self, CLOUDEVENTS_BATCH};
 use crate::append::Appender;
 use crate::bodies::{CloudEventBody, NewBatchBody};
 use crate::hops::Hops;
-use crate::state::IngestState;
+use crate::state::{IngestState, NotOverloaded};
 use crate::turn::Turns;
 use items::Items;
 pub(crate) use results::BatchBody;
@@ -92,6 +92,7 @@ impl BatchForm {
 )]
 pub(crate) async fn accept(
     State(state): State<IngestState>,
+    _: NotOverloaded,
     context: RequestContext,
     caller: Caller,
     request: Request,
@@ -106,7 +107,6 @@ async fn try_accept(
     request: Request,
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
-    state.admit_request()?;
     let (parts, body) = request.into_parts();
     let hops = Hops::of(&parts.headers)?;
     let form = BatchForm::of(&parts.headers)?;

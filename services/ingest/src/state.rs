@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRef;
+use axum::extract::{FromRef, FromRequestParts};
+use http::request::Parts;
 use http_server::Problem;
 use kafka::producer::Producer;
 use kafka::read_your_writes::RecentWrites;
@@ -13,6 +14,7 @@ use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 
 use crate::dedup_cache::DedupCache;
+use crate::metrics::METRICS;
 
 /// A concurrent duplicate waits longer than the producer's delivery timeout by this much: the producer checks for
 /// timed-out records once a second.
@@ -35,20 +37,6 @@ impl FromRef<IngestState> for Authenticator {
 }
 
 impl IngestState {
-    /// Refuses a request under overload, before its body is read.
-    ///
-    /// # Errors
-    /// 503: events wait for Kafka too long already.
-    pub(crate) fn admit_request(&self) -> Result<(), Problem> {
-        if self.producer.is_overloaded() {
-            return Err(Problem::unavailable(
-                "more events come than Kafka confirms; nothing of the request was stored",
-                1,
-            ));
-        }
-        Ok(())
-    }
-
     /// Starts the lookup of dedup keys under `supervisor`. Must be called within a Tokio runtime.
     ///
     /// `topic` is the full name of the events topic. The inbox of this instance reads `written` for read-your-writes.
@@ -64,5 +52,23 @@ impl IngestState {
         let dedup_cache =
             DedupCache::start(supervisor, pool, sealing.clone(), producer.delivery_timeout() + WAIT_SLACK);
         Self { authenticator, producer, topic: Arc::from(topic), sealing, written, dedup_cache }
+    }
+}
+
+/// A request that may go on: events do not queue for Kafka. Before the key, so that a refusal under overload costs
+/// little.
+pub(crate) struct NotOverloaded;
+
+impl FromRequestParts<IngestState> for NotOverloaded {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, state: &IngestState) -> Result<Self, Problem> {
+        if state.producer.is_overloaded() {
+            let problem =
+                Problem::unavailable("more events come than Kafka confirms; nothing of the request was stored", 1);
+            METRICS.refused.with_label_values(&[problem.error_code()]).inc();
+            return Err(problem);
+        }
+        Ok(Self)
     }
 }

@@ -54,7 +54,7 @@ impl Default for ProducerSettings {
             max_in_flight_per_partition: 10_000,
             max_in_flight_bytes: 256 * MIB,
             max_in_flight_bytes_per_key: 256 * MIB,
-            max_standing_wait: Duration::from_millis(100),
+            max_standing_wait: Duration::from_millis(500),
         }
     }
 }

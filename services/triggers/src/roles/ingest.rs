@@ -106,7 +106,7 @@ pub(crate) struct TuningArgs {
     accept_timeout_ms: u64,
     /// How long events may wait for Kafka's confirmation under overload, milliseconds: above it for more than half a
     /// second, POST answers 503
-    #[arg(long, env = "MAX_STANDING_WAIT_MS", default_value_t = 100,
+    #[arg(long, env = "MAX_STANDING_WAIT_MS", default_value_t = 500,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
     max_standing_wait_ms: u64,
     /// How long the producer waits for more events for a batch, milliseconds
