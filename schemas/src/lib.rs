@@ -19,6 +19,7 @@ pub mod position;
 pub mod postgres;
 pub mod records;
 pub mod rights;
+pub mod role;
 pub mod topics;
 pub mod trace;
 pub mod unix_time;

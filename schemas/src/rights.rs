@@ -1,32 +1,8 @@
 //! The rights of each role on Kafka: no more than it uses. `triggers topics acls` prints them as commands, and a test
 //! gives each role exactly these.
 
+use crate::role::Role;
 use crate::topics::TopicNames;
-
-/// Which process a right is for. Each has a Kafka user of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// `triggers ingest`.
-    Ingest,
-    /// `triggers materializer`.
-    Materializer,
-    /// `triggers dispatcher`.
-    Dispatcher,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Materializer => "materializer",
-            Self::Dispatcher => "dispatcher",
-        }
-    }
-}
 
 /// Operations on resources of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -61,12 +61,8 @@ pub(crate) async fn run(system: &mut System, load: &Load, records: u64) -> Resul
 }
 
 async fn catch_up(system: &mut System) -> anyhow::Result<CatchUp> {
-    let target = &system.target;
-    let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else {
-        anyhow::bail!("the system has no broker or no database");
-    };
-    let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
-    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
+    let lag = LagReader::of(&system.target, Role::Materializer).await?;
+    let mut lag = lag.context("the system has no broker or no database")?;
     let waiting = lag.records().await?;
     let deadline = Instant::now() + DEADLINE;
     system.run(&[Role::Materializer]).await?;

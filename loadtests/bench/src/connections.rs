@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::connection::Connection;
 use crate::control_client::ControlClient;
+use crate::metrics;
 use crate::organizations::Organization;
 use crate::process_usage::{Component, usage};
 use crate::target::Target;
@@ -30,8 +31,10 @@ const POLL_SECONDS: u32 = 30;
 /// Part of a body that is sent, and the rest that is not.
 const HALF_BYTES: usize = 400 * 1024;
 const REST_BYTES: usize = 1_000;
-/// How long the server may leave such a body unread, and how long memory is watched.
-const WATCHED: Duration = Duration::from_secs(3);
+/// How long the server may leave such a body unread.
+const UNREAD_FOR: Duration = Duration::from_secs(3);
+/// Memory that has not grown for so long is the most.
+const STEADY_FOR: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Payloads of a large page, which has 2 MiB at most.
 const LARGE_EVENTS: u64 = 16;
@@ -40,6 +43,10 @@ const LARGE_PAGE: &str = "/v1/inbox?limit=1000&include_acknowledged=true";
 const LARGE_PAGE_BYTES: usize = 1024 * 1024;
 /// Receive buffer of a slow reader.
 const SMALL_BUFFER: u32 = 4_096;
+
+/// Most KiB of memory of an idle connection, and most MiB (100 MB) of clients that hold memory.
+pub(crate) const MOST_IDLE_KIB: f64 = 20.0;
+pub(crate) const MOST_GROWTH_MIB: f64 = 95.4;
 
 /// How many of each.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +109,8 @@ pub(crate) struct Connections {
     address: String,
     host: String,
     organizations: Vec<Organization>,
+    /// Its metrics, if they are known.
+    metrics: Option<ControlClient>,
     /// The process that has the connections.
     server: Component,
     sizes: Sizes,
@@ -113,7 +122,8 @@ impl Connections {
         let control = ControlClient::new(&target.address)?;
         let organizations = organizations::ensure(target, &control, ORGANIZATIONS, 0).await?.list;
         let address = target.address.authority.clone();
-        Ok(Self { control, host: address.clone(), address, organizations, server, sizes })
+        let metrics = target.metrics.as_ref().map(ControlClient::new).transpose()?;
+        Ok(Self { control, host: address.clone(), address, organizations, metrics, server, sizes })
     }
 
     /// S12: idle connections, and while they are open long polls, and requests at once that wake these.
@@ -138,11 +148,11 @@ impl Connections {
             (0..self.sizes.at_once).map(|index| self.request("POST", "/v1/events", index, &body)).collect();
         let polls = self.exchange_all((0..self.sizes.at_once).map(poll).collect(), usize::MAX);
         let later = async {
-            // So that the polls wait already.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            self.exchange_all(posts, usize::MAX).await
+            self.wait_for_polls().await?;
+            anyhow::Ok(self.exchange_all(posts, usize::MAX).await)
         };
         let (polls, posts) = tokio::join!(polls, later);
+        let posts = posts?;
         let mut idle_again = 0;
         for exchanged in &mut open {
             let again = tokio::time::timeout(DEADLINE, exchanged.connection.exchange(idle.as_bytes())).await;
@@ -166,6 +176,19 @@ impl Connections {
         })
     }
 
+    /// Waits until the server holds all long polls. Without its metrics some may come after the events that they wait
+    /// for, and are answered at once.
+    async fn wait_for_polls(&self) -> anyhow::Result<()> {
+        let Some(metrics) = &self.metrics else { return Ok(()) };
+        let until = Instant::now() + DEADLINE;
+        while metrics::value(metrics, "triggers_budget_held{budget=\"long_polls\"}").await? < self.sizes.at_once as f64
+        {
+            ensure!(Instant::now() < until, "not all of {} long polls wait after {DEADLINE:?}", self.sizes.at_once);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     /// S18: growth of the memory by bodies of which the end is not sent, MiB.
     pub(crate) async fn half_sent(&self) -> anyhow::Result<f64> {
         let before = self.memory_mib();
@@ -180,20 +203,18 @@ impl Connections {
                     stream.write_all(head.as_bytes()).await?;
                     stream.write_all(&vec![b'x'; HALF_BYTES]).await
                 };
-                drop(tokio::time::timeout(WATCHED, send).await);
+                drop(tokio::time::timeout(UNREAD_FOR, send).await);
                 std::io::Result::Ok(stream)
             });
         }
-        let mut most = before;
         let mut open = Vec::new();
-        let until = Instant::now() + 2 * WATCHED;
-        while Instant::now() < until {
-            most = most.max(self.memory_mib());
-            while let Some(sent) = sending.try_join_next() {
+        let all_sent = async {
+            while let Some(sent) = sending.join_next().await {
                 open.push(sent.context("a task that sends a body failed")?.context("connecting")?);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+            anyhow::Ok(())
+        };
+        let most = self.most_memory_mib(all_sent).await?;
         ensure!(open.len() == self.sizes.at_once, "{} of {} bodies were sent", open.len(), self.sizes.at_once);
         Ok(most - before)
     }
@@ -222,7 +243,6 @@ impl Connections {
             stream.write_all(self.request("GET", &page, 0, "").as_bytes()).await?;
             readers.push(stream);
         }
-        let mut most = before;
         // A page over the budget is refused, which is an answer too.
         let answers = async {
             for reader in &mut readers {
@@ -230,13 +250,28 @@ impl Connections {
             }
             anyhow::Ok(())
         };
-        tokio::time::timeout(DEADLINE, answers).await.context("slow readers got no answer")??;
-        let until = Instant::now() + WATCHED;
-        while Instant::now() < until {
-            most = most.max(self.memory_mib());
-            tokio::time::sleep(LOOK_AGAIN).await;
+        let answers = async { tokio::time::timeout(DEADLINE, answers).await.context("slow readers got no answer")? };
+        Ok(self.most_memory_mib(answers).await? - before)
+    }
+
+    /// The most memory until `done` is, and after it until the memory has not grown for a while.
+    async fn most_memory_mib(&self, done: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
+        let mut done = std::pin::pin!(done);
+        let (mut most, mut is_done, mut grown_at) = (self.memory_mib(), false, Instant::now());
+        while !is_done || grown_at.elapsed() < STEADY_FOR {
+            tokio::select! {
+                outcome = &mut done, if !is_done => {
+                    outcome?;
+                    (is_done, grown_at) = (true, Instant::now());
+                }
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+            let now = self.memory_mib();
+            if now > most {
+                (most, grown_at) = (now, Instant::now());
+            }
         }
-        Ok(most - before)
+        Ok(most)
     }
 
     /// Sends each request on a connection of its own, so many at the same time. Returns those that were answered, still

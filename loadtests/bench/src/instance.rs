@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use tokio::process::{Child, Command};
 
 use crate::control_client::ControlClient;
+use crate::metrics;
 use crate::target::{Address, Target};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,7 +45,8 @@ impl Instance {
             Address::parse(&format!("http://{listen}"), false).map_err(|_| anyhow::anyhow!("no address: {listen}"))
         };
         let address = parse(&listen)?;
-        let (control, metrics) = (ControlClient::new(&address)?, ControlClient::new(&parse(&metrics_listen)?)?);
+        let (control, metrics) =
+            (ControlClient::new(&address)?, ControlClient::new(&parse(&format!("{metrics_listen}/metrics"))?)?);
         let mut instance = Self { address, control, metrics, process };
         instance.wait_until_ready().await?;
         Ok(instance)
@@ -63,10 +65,7 @@ impl Instance {
 
     /// The value of a counter without labels.
     pub(crate) async fn counter(&self, name: &str) -> anyhow::Result<f64> {
-        let (_, text) = self.metrics.get("/metrics", "").await?;
-        let text = String::from_utf8_lossy(&text);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.with_context(|| format!("no metric {name}"))?.trim().parse().context("a counter is a number")
+        metrics::value(&self.metrics, name).await
     }
 }
 

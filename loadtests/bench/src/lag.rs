@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use loadkit::Role;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use runtime::postgres::connect_options;
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
+
+use crate::target::Target;
 
 const BUDGET: Duration = Duration::from_secs(10);
 /// Between two looks whether a consumer has caught up.
@@ -24,7 +27,28 @@ pub(crate) struct LagReader {
     partitions: i32,
 }
 
+/// Waits until `role` has applied what the topic of events has. Nothing else may write to it meanwhile.
+///
+/// # Errors
+/// When that takes longer than `within`, or `target` has no broker or no database.
+pub(crate) async fn wait_for(target: &Target, role: Role, within: Duration) -> Result<()> {
+    let mut lag = LagReader::of(target, role).await?.context("the system has no broker or no database")?;
+    let left = lag.wait_until_applied(Instant::now() + within).await?;
+    ensure!(left == 0, "the role {} has not applied {left} records within {within:?}", role.name());
+    Ok(())
+}
+
 impl LagReader {
+    /// For `role` of the product and the topic of events; `None` if `target` has no broker or no database.
+    pub(crate) async fn of(target: &Target, role: Role) -> Result<Option<Self>> {
+        match (&target.kafka_brokers, &target.database_url) {
+            (Some(brokers), Some(database_url)) => {
+                Self::connect(brokers, database_url, role.name(), schemas::topics::EVENTS).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// For `consumer` of `topic`, as both are named in `consumer_positions`.
     pub(crate) async fn connect(brokers: &str, database_url: &str, consumer: &str, topic: &str) -> Result<Self> {
         let kafka: BaseConsumer =

@@ -28,6 +28,7 @@ mod lag;
 mod limit_cost;
 mod limits;
 mod log_count;
+mod metrics;
 mod named;
 mod organizations;
 mod page;

@@ -5,7 +5,7 @@ use clap::Parser;
 use loadkit::Failure;
 
 use crate::cli::{AllArgs, Cli, Command, DeliverArgs, RunArgs};
-use crate::connections::{Connections, Sizes};
+use crate::connections::{Connections, MOST_GROWTH_MIB, MOST_IDLE_KIB, Sizes};
 use crate::product;
 use crate::report::{self, write_json};
 use crate::scenario::{Check, Scenario};
@@ -13,9 +13,6 @@ use crate::target::Target;
 
 /// Idle connections of the scenario `connections`.
 const IDLE_CONNECTIONS: usize = 10_000;
-/// Most KiB of an idle connection, and most MiB of those that hold memory.
-const MOST_KIB: f64 = 20.0;
-const MOST_GROWTH_MIB: f64 = 95.4;
 
 /// The command of a scenario.
 pub(crate) enum Named {
@@ -62,7 +59,7 @@ pub(crate) async fn connections(arguments: RunArgs) -> Result<bool, Failure> {
         all("requests at once, answered", answered.requests, answered.at_once),
         all("long polls, answered", answered.polls, answered.at_once),
         all("idle connections, answered again", answered.idle_again, answered.idle),
-        Check::at_most("memory of an idle connection", MOST_KIB, Some(answered.idle_kib()), "KiB"),
+        Check::at_most("memory of an idle connection", MOST_IDLE_KIB, Some(answered.idle_kib()), "KiB"),
         growth("memory, half-sent bodies", connections.half_sent().await?),
         growth("memory, slow readers", connections.slow_readers().await?),
     ];

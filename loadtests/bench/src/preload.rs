@@ -1,12 +1,11 @@
 //! Events that are in the view before a run, so that reads and writes meet a full one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::ensure;
-use loadkit::Failure;
+use loadkit::{Failure, Role};
 
 use crate::generator::Generator;
-use crate::lag::LagReader;
+use crate::lag;
 use crate::organizations::Organization;
 use crate::product;
 use crate::request::Requests;
@@ -32,10 +31,10 @@ pub(crate) async fn run(
     organizations: &[Organization],
     events: u64,
 ) -> Result<(), Failure> {
-    let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else {
+    if target.kafka_brokers.is_none() || target.database_url.is_none() {
         let text = "--preload-events waits for the view: it needs the broker and the database of `triggers up`";
         return Err(Failure::Usage(text.to_owned()));
-    };
+    }
     eprintln!("putting {events} events into the inbox of {} organizations", organizations.len());
     let hold = Duration::from_millis(events.div_ceil(BATCH_EVENTS) * 1_000 / BATCHES_PER_SECOND);
     let load = Load {
@@ -54,13 +53,9 @@ pub(crate) async fn run(
     let generator = Generator::start(load, target.addresses(), requests, None).await?;
     let session = session::watch(generator, &load, &[], None).await?;
     let accepted = product::accepted_events(&session, &load);
-    let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
-    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
-    let left = lag.wait_until_applied(Instant::now() + DEADLINE).await?;
-    let check = || {
-        ensure!(accepted >= events, "of {events} events to put into the view, {accepted} were accepted");
-        ensure!(left == 0, "the view does not have {left} of the records after {DEADLINE:?}");
-        Ok(())
-    };
-    Ok(check()?)
+    lag::wait_for(target, Role::Materializer, DEADLINE).await?;
+    if accepted < events {
+        return Err(anyhow::anyhow!("of {events} events to put into the view, {accepted} were accepted").into());
+    }
+    Ok(())
 }

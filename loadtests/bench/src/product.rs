@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use loadkit::{Failure, RunEnvironment};
+use loadkit::{Failure, Role, RunEnvironment};
 use tokio::sync::mpsc;
 
 use crate::control_client::ControlClient;
@@ -70,7 +70,7 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
     let requests = Requests::new(&target.address, &organizations.list, &load, &run_tag);
     let components = components(target, &options.components);
-    let mut lag = lag_reader(target).await?;
+    let mut lag = LagReader::of(target, Role::Materializer).await?;
     let reads = match organizations.list.last() {
         Some(last) if load.reads_per_second > 0 => Some(Reads::start(&control, &target.address, last, &load).await?),
         _ => None,
@@ -154,12 +154,6 @@ pub(crate) fn accepted_events(session: &session::Session, load: &Load) -> u64 {
 }
 
 /// Reads how far the materializer is behind; none without a database and a broker.
-async fn lag_reader(target: &Target) -> anyhow::Result<Option<LagReader>> {
-    let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else { return Ok(None) };
-    let (consumer, topic) = (schemas::topics::MATERIALIZER, schemas::topics::EVENTS);
-    LagReader::connect(brokers, database_url, consumer, topic).await.map(Some)
-}
-
 /// Every how many accepted events one is sampled for visibility.
 pub(crate) fn sample_every(load: &Load) -> u64 {
     let every = match load.pace {

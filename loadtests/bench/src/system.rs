@@ -14,6 +14,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::control_client::ControlClient;
+use crate::lag;
 use crate::process_usage::{Component, listener};
 use crate::target::{Address, Target, port_of};
 
@@ -23,12 +24,15 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a setup command of the product may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long records of earlier runs may take.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A running role and its HTTP server.
 struct Running {
     process: Process,
     http: ControlClient,
+    metrics: Address,
     number: usize,
 }
 
@@ -79,6 +83,7 @@ impl System {
         let target = Target {
             address,
             further_addresses: Vec::new(),
+            metrics: None,
             key: None,
             operator_token: Some(operator_token),
             database_url: Some(stack.database_url()),
@@ -107,6 +112,9 @@ impl System {
             let wanted = self.instances.get(role).copied().unwrap_or(1);
             for number in self.roles.get(role).map_or(0, Vec::len)..wanted {
                 let running = self.spawn(*role, number)?;
+                if (*role, number) == (Role::Ingest, 0) {
+                    self.target.metrics = Some(running.metrics.clone());
+                }
                 self.roles.entry(*role).or_default().push(running);
             }
         }
@@ -114,6 +122,16 @@ impl System {
             for instance in running {
                 self.wait_ready(*role, instance).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The same, and waits until the roles have applied what was left on the log while they did not run: they would do
+    /// that during a run.
+    pub(crate) async fn run_and_catch_up(&mut self, roles: &[Role]) -> anyhow::Result<()> {
+        self.run(roles).await?;
+        for role in [Role::Materializer, Role::Dispatcher].into_iter().filter(|role| roles.contains(role)) {
+            lag::wait_for(&self.target, role, CATCH_UP_TIMEOUT).await?;
         }
         Ok(())
     }
@@ -147,9 +165,12 @@ impl System {
         })
         .with_context(|| format!("starting the role {}", role.name()))?;
         let listen = if role == Role::Ingest { ingest_listen } else { &metrics_listen };
-        let address = Address::parse(&format!("http://{listen}"), false)
-            .map_err(|failure| anyhow::anyhow!("the address of {}: {failure}", role.name()))?;
-        Ok(Running { process, http: ControlClient::new(&address)?, number })
+        let address = |listen: &str, path: &str| {
+            Address::parse(&format!("http://{listen}{path}"), false)
+                .map_err(|failure| anyhow::anyhow!("the address of {}: {failure}", role.name()))
+        };
+        let http = ControlClient::new(&address(listen, "")?)?;
+        Ok(Running { process, http, metrics: address(&metrics_listen, "/metrics")?, number })
     }
 
     async fn wait_ready(&self, role: Role, running: &Running) -> anyhow::Result<()> {

@@ -45,6 +45,7 @@ impl Address {
 #[serde(default)]
 pub(crate) struct DevFile {
     base_url: Option<String>,
+    metrics_urls: Vec<String>,
     operator_token: Option<String>,
     /// Bootstrap servers of the broker.
     pub kafka_brokers: Option<String>,
@@ -72,6 +73,8 @@ pub(crate) struct Target {
     pub address: Address,
     /// `host:port` of further instances, which get a share of the load.
     pub further_addresses: Vec<String>,
+    /// The metrics of the first instance.
+    pub metrics: Option<Address>,
     /// A key to use instead of making organizations.
     pub key: Option<String>,
     /// Token to create organizations and keys with.
@@ -104,9 +107,12 @@ impl Target {
                 path.display()
             )));
         };
+        let metrics_url = dev.metrics_urls.first();
+        let metrics = metrics_url.map(|url| Address::parse(url, arguments.allow_remote)).transpose()?;
         let target = Self {
             address: Address::parse(&url, arguments.allow_remote)?,
             further_addresses: Vec::new(),
+            metrics,
             key: arguments.key.clone(),
             operator_token: arguments.operator_token.clone().or(dev.operator_token),
             database_url: arguments.database_url.clone().or(dev.database_url),
@@ -158,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(DevFile::read(folder.path()).unwrap().is_none());
         let text = r#"{"base_url":"http://127.0.0.1:8080","api_key":"k","operator_token":"t",
-            "metrics_urls":["x"],"kafka_brokers":"127.0.0.1:9092"}"#;
+            "metrics_urls":["http://127.0.0.1:8080/metrics"],"kafka_brokers":"127.0.0.1:9092"}"#;
         std::fs::write(folder.path().join("dev.json"), text).unwrap();
         let data_dir = folder.path().to_str().unwrap();
         let Command::Run(arguments) = Cli::try_parse_from(["bench", "run", "--data-dir", data_dir]).unwrap().command
@@ -169,6 +175,7 @@ mod tests {
         assert_eq!(target.address.port, 8080);
         assert_eq!(target.operator_token.as_deref(), Some("t"));
         assert_eq!(target.kafka_brokers.as_deref(), Some("127.0.0.1:9092"));
+        assert_eq!(target.metrics.map(|metrics| metrics.path).as_deref(), Some("/metrics"));
         assert!(target.database_url.is_none());
     }
 }

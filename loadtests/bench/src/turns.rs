@@ -2,14 +2,13 @@
 //! have in common. The reports of all runs are kept.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use loadkit::{Failure, Role};
 
 use crate::bare::{self, Loop, Produce};
 use crate::figures::Figures;
-use crate::lag::LagReader;
 use crate::product::{self, Counted};
 use crate::report::{self, Report};
 use crate::scenario::{Load, Pace, Thresholds};
@@ -17,8 +16,6 @@ use crate::system::System;
 
 /// How long accepted events may take to be applied after the last reply.
 const SETTLE: Duration = Duration::from_secs(120);
-/// How long records of earlier runs may take before a run.
-const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// How the runs are made.
 pub(crate) struct TurnOptions {
@@ -103,8 +100,7 @@ impl<'a> Turns<'a> {
         thresholds: Thresholds,
     ) -> Result<Report, Failure> {
         self.system.keep_only(roles).await?;
-        self.system.run(roles).await?;
-        self.catch_up(roles).await?;
+        self.system.run_and_catch_up(roles).await?;
         let options = product::Options {
             name: name.to_owned(),
             thresholds,
@@ -117,20 +113,6 @@ impl<'a> Turns<'a> {
         self.keep(name, &report)?;
         self.system.keep_only(&[]).await?;
         Ok(report)
-    }
-
-    /// Waits until these roles have applied what earlier runs without them left on the log: they would do that during
-    /// the run.
-    async fn catch_up(&self, roles: &[Role]) -> anyhow::Result<()> {
-        let target = &self.system.target;
-        let (Some(brokers), Some(database_url)) = (&target.kafka_brokers, &target.database_url) else { return Ok(()) };
-        for role in [Role::Materializer, Role::Dispatcher].into_iter().filter(|role| roles.contains(role)) {
-            // Both have their position in the topic of events under the name of the role.
-            let mut lag = LagReader::connect(brokers, database_url, role.name(), schemas::topics::EVENTS).await?;
-            let left = lag.wait_until_applied(Instant::now() + CATCH_UP).await?;
-            ensure!(left == 0, "the {} has not applied {left} records of earlier runs after {CATCH_UP:?}", role.name());
-        }
-        Ok(())
     }
 
     fn keep(&mut self, name: &str, report: &Report) -> Result<(), Failure> {

@@ -27,6 +27,8 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(3);
 const PAUSE_FACTOR: u32 = 10;
 /// Open events of one poll.
 const POLLED: usize = 64;
+/// Events that were never visible and are named.
+const NAMED: usize = 5;
 /// Maximum number of open events; others are dropped from the sample.
 pub(crate) const MAX_OPEN: usize = 4_096;
 
@@ -144,6 +146,9 @@ impl Watcher {
             }
         }
         self.connection.close().await.ok();
+        for event in open.iter().take(NAMED) {
+            eprintln!("never visible: event {} of organization {}", event.event_id, event.organization);
+        }
         Ok(Visibility {
             latency: Latency::of(&latency),
             poll_interval_ms: POLL_INTERVAL.as_millis() as u64,

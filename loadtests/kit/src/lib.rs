@@ -15,4 +15,5 @@ pub use self::environment::RunEnvironment;
 pub use self::failure::Failure;
 pub use self::lock::lock;
 pub use self::order::{EVENT_TYPE, ORDER_DIGITS, ORDER_START, order};
-pub use self::product::{Role, run_command, sealing_key};
+pub use self::product::{run_command, sealing_key};
+pub use schemas::role::Role;

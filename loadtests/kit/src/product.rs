@@ -1,4 +1,4 @@
-//! The product's binary: its roles, its commands, and a key that its processes share.
+//! The product's binary: its commands, and a key that its processes share.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,32 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine;
-
-/// A role of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Serves the HTTP API.
-    Ingest,
-    /// Writes the view.
-    Materializer,
-    /// Sends webhooks.
-    Dispatcher,
-}
-
-impl Role {
-    /// All roles.
-    pub const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
-
-    /// The command of the binary, and the name in reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Materializer => "materializer",
-            Self::Dispatcher => "dispatcher",
-        }
-    }
-}
 
 /// A new value of `SEALING_KEY`.
 #[must_use]

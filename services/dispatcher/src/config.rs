@@ -16,7 +16,7 @@ use crate::attempt::egress::EgressPolicy;
 use crate::retry::schedule::OpenLimits;
 
 /// Name of the consumer in `consumer_positions`, and of the health component.
-pub const CONSUMER: &str = "dispatcher";
+pub const CONSUMER: &str = schemas::role::Role::Dispatcher.name();
 
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);

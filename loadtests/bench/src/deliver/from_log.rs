@@ -1,8 +1,7 @@
 //! S10: webhooks from a log that waits for its dispatcher, beside the bare client.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::ensure;
 use loadkit::{Failure, Role, RunEnvironment};
 
 use super::endpoints::Endpoints;
@@ -10,9 +9,8 @@ use super::receiver::Receiver;
 use super::report::DeliverReport;
 use super::{Options, Sent, bare, print};
 use crate::control_client::ControlClient;
-use crate::lag::LagReader;
-use crate::organizations;
 use crate::system::System;
+use crate::{lag, organizations};
 
 /// The dispatcher must have read what is on the log within this time.
 const READ_BUDGET: Duration = Duration::from_secs(300);
@@ -28,7 +26,7 @@ pub(crate) async fn run(system: &mut System, options: &Options) -> Result<Delive
     let control = ControlClient::new(&system.target.address)?;
     let organizations = organizations::ensure(&system.target, &control, options.load.organizations, 0).await?.list;
     // Events of earlier steps must not arrive at the new endpoints.
-    wait_until_read(system).await?;
+    lag::wait_for(&system.target, Role::Dispatcher, READ_BUDGET).await?;
     let receiver = Receiver::start(options.answer_after)?;
     let endpoints = Endpoints::of_each(&control, &organizations, &receiver, options.endpoints).await?;
     for round in 0..options.rounds {
@@ -48,15 +46,4 @@ pub(crate) async fn run(system: &mut System, options: &Options) -> Result<Delive
     endpoints.delete().await?;
     system.keep_only(&[]).await?;
     Ok(DeliverReport::conclude(environment, options, runs, bare))
-}
-
-async fn wait_until_read(system: &System) -> anyhow::Result<()> {
-    let (Some(brokers), Some(database_url)) = (&system.target.kafka_brokers, &system.target.database_url) else {
-        anyhow::bail!("the system has no broker or no database");
-    };
-    let (consumer, topic) = (Role::Dispatcher.name(), schemas::topics::EVENTS);
-    let mut lag = LagReader::connect(brokers, database_url, consumer, topic).await?;
-    let left = lag.wait_until_applied(Instant::now() + READ_BUDGET).await?;
-    ensure!(left == 0, "the dispatcher has not read {left} records within {READ_BUDGET:?}");
-    Ok(())
 }

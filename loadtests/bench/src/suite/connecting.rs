@@ -5,13 +5,10 @@ use anyhow::Context;
 use loadkit::{Failure, Role};
 
 use super::Suite;
-use crate::connections::{Connections, Sizes};
+use crate::connections::{Answered, Connections, MOST_GROWTH_MIB, MOST_IDLE_KIB, Sizes};
 use crate::report::write_json;
 use crate::results::Target;
 use crate::spread::Spread;
-
-/// 100 MB.
-const MOST_GROWTH_MIB: f64 = 95.4;
 
 impl Suite<'_> {
     /// S12, and the idle connections of S18.
@@ -26,7 +23,7 @@ impl Suite<'_> {
             runs.push(answered);
         }
         let (idle, at_once) = (sizes.idle, sizes.at_once);
-        let of = |figure: fn(&crate::connections::Answered) -> f64| Spread::of(runs.iter().map(figure));
+        let of = |figure: fn(&Answered) -> f64| Spread::of(runs.iter().map(figure));
         for (what, count, all) in [
             (format!("of {at_once} requests at once, answered"), of(|run| run.requests as f64), at_once),
             (format!("of {at_once} long polls, answered"), of(|run| run.polls as f64), at_once),
@@ -36,8 +33,8 @@ impl Suite<'_> {
         }
         let slowest = of(|run| run.slowest_request_ms);
         self.add("S12", &format!("the slowest of {at_once} requests at once"), "ms", slowest, None, Target::default());
-        let kib = of(crate::connections::Answered::idle_kib);
-        self.add("S12", "memory of an idle connection", "KiB", kib, None, Target::at_most(20.0));
+        let kib = of(Answered::idle_kib);
+        self.add("S12", "memory of an idle connection", "KiB", kib, None, Target::at_most(MOST_IDLE_KIB));
         let what = format!("memory, {idle} idle connections");
         let growth = of(|run| run.idle_growth_mib);
         self.add("S18", &what, "MiB", growth, None, Target::at_most(MOST_GROWTH_MIB));
@@ -64,7 +61,7 @@ impl Suite<'_> {
     async fn connections(&mut self, sizes: Sizes) -> Result<Connections, Failure> {
         let system = &mut self.turns.system;
         system.keep_only(&[]).await?;
-        system.run(&[Role::Ingest, Role::Materializer]).await?;
+        system.run_and_catch_up(&[Role::Ingest, Role::Materializer]).await?;
         let server = system.components().into_iter().find(|component| component.name == Role::Ingest.name());
         Connections::new(&system.target, server.context("ingest does not run")?, sizes).await
     }

@@ -80,7 +80,7 @@ impl Suite<'_> {
     }
 
     async fn delivered(&mut self, name: &str, options: deliver::Options) -> Result<DeliverReport, Failure> {
-        self.turns.system.run(&Role::ALL).await?;
+        self.turns.system.run_and_catch_up(&Role::ALL).await?;
         let options = deliver::Options { components: self.turns.system.components(), ..options };
         let report = deliver::measure_in_turns(&self.turns.system.target, &options).await?;
         self.turns.system.keep_only(&[]).await?;

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
 use kafka::topics::{self, Difference};
-use schemas::rights::Role;
+use schemas::role::Role;
 
 use super::print;
 use crate::local_system::LocalSystemArgs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use devstack::testing::eventually;
 use devstack::{KafkaUser, Options, Security, Signal, Stack};
-use schemas::rights::Role;
+use schemas::role::Role;
 use schemas::topics;
 use serde_json::json;
 use testkit::certificates::Authority;
