@@ -2,6 +2,8 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 PROFILE_DIR := target/release
+# With the recorded profile: docs/adr/0022.
+RELEASE := RUSTFLAGS="$$RUSTFLAGS -Cprofile-use=$(CURDIR)/deploy/pgo/triggers.profdata" cargo build --release --locked
 ARGS ?=
 SCENARIO ?= smoke
 RECORDS ?= 10000000
@@ -13,7 +15,7 @@ LENGTH ?= short
 # Tests wait more than they compute.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help tools up test lint schema docs deny advisories load peers bench micro instructions python conformance \
+.PHONY: help tools up test lint schema docs deny advisories load peers bench micro instructions pgo python conformance \
   fuzz scale retries faults sabotage ci
 
 help: ## list the commands
@@ -23,7 +25,7 @@ tools: ## install what the build and the local stack need
 	@deploy/install-tools.sh
 
 up: tools ## build and start everything on this machine; ARGS='--port 8080 --data-dir .triggers --ephemeral'
-	@cargo build --release --locked -p triggers
+	@$(RELEASE) -p triggers
 	@exec $(PROFILE_DIR)/triggers up $(ARGS)
 
 test: tools ## run all tests on a real Kafka and PostgreSQL, and the short fault suite; ARGS=FILTER runs some tests
@@ -48,15 +50,15 @@ advisories: tools ## check known vulnerabilities of the crates; ADVISORY_DB=FOLD
 	GIT_CONFIG_VALUE_0=https://github.com/RustSec/advisory-db) deploy/cargo-deny check advisories
 
 load: tools ## run a load test against the system of `make up`; SCENARIO=spike: bench run --help lists them
-	cargo build --release --locked -p bench
+	$(RELEASE) -p bench
 	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
 
 peers: tools ## measure Apache Camel and Durable Streams beside the system of `make up`; ARGS for more options
-	cargo build --release --locked -p bench
+	$(RELEASE) -p bench
 	for peer in camel camel-deliver durable-streams; do $(PROFILE_DIR)/bench peer $$peer $(ARGS) || exit 1; done
 
 bench: tools ## print the figures of the table of targets, each beside its bare loop; ARGS='--steps s1,s2 --rounds 3'
-	cargo build --release --locked --workspace
+	$(RELEASE) -p triggers -p bench
 	$(PROFILE_DIR)/bench all $(ARGS)
 
 schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
@@ -81,6 +83,10 @@ micro: ## print nanoseconds per operation of the paths without Kafka and Postgre
 # Not in .ci/run: it needs a release build, and counts of the profile ci are not those of the product.
 instructions: tools ## compare instruction counts with loadtests/micro/instructions.txt; ARGS=--renew writes them
 	cargo run --release --locked -p micro --bin instructions -- $(ARGS)
+
+pgo: tools ## record the profile that release builds use, deploy/pgo/triggers.profdata: half an hour
+	$(RELEASE) -p bench
+	deploy/pgo/train
 
 # The server is built together with the tests: a separate build would select other features and rebuild many crates.
 python: tools ## check the Python client: lints, types, its tests against a real system; ARGS for pytest

@@ -230,10 +230,14 @@ impl Figures {
 }
 
 impl Figures {
-    /// All figures, one by one, with units.
+    /// All figures that were measured, one by one, with units.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
         let mut metrics = Vec::new();
-        let mut add = |name: &str, value: f64, unit| metrics.push(Metric { name: name.to_owned(), value, unit });
+        let mut add = |name: &str, value: f64, unit| {
+            if !value.is_nan() {
+                metrics.push(Metric { name: name.to_owned(), value, unit });
+            }
+        };
         add("accepted", self.accepted_per_second, "events/s");
         add("requests", self.requests as f64, "requests");
         add("errors", self.errors as f64, "requests");

@@ -205,7 +205,7 @@ fn latencies(figures: &Figures) -> Markup {
         table {
             tr { th { "ms" } @for (name, _) in &columns { th.number { (name) } } }
             @for (name, figure) in rows {
-                tr { td { (name) } @for (_, latency) in &columns { td.number { (format!("{:.2}", figure(latency))) } } }
+                tr { td { (name) } @for (_, latency) in &columns { td.number { (milliseconds(figure(latency))) } } }
             }
             tr { td { "count" } @for (_, latency) in &columns { td.number { (thousands(latency.count as f64)) } } }
         }
@@ -278,7 +278,15 @@ fn files() -> Markup {
     }
 }
 
+/// Without a unit, for a table of milliseconds.
+fn milliseconds(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
+}
+
 fn ms(value: f64) -> String {
+    if value.is_nan() {
+        return not_measured();
+    }
     if value < 100.0 { format!("{value:.2} ms") } else { format!("{} ms", thousands(value)) }
 }
 

@@ -112,7 +112,8 @@ fn reading(pace: Pace, beside: &Load) -> Load {
 
 /// Checks every kind: the slowest, and the one with most errors.
 pub(crate) fn check(reads: &[ReadFigures], thresholds: &Thresholds) -> Vec<Check> {
-    let worst = |figure: fn(&ReadFigures) -> f64| reads.iter().map(figure).reduce(f64::max);
+    // A kind that was never read has no number, and is the worst.
+    let worst = |figure: fn(&ReadFigures) -> f64| reads.iter().map(figure).max_by(f64::total_cmp);
     type Figure = fn(&ReadFigures) -> f64;
     let bars: [(_, _, Figure); 2] = [
         ("p95 of the slowest reads", thresholds.read_p95_ms, |read| read.latency.p95_ms),
@@ -125,4 +126,20 @@ pub(crate) fn check(reads: &[ReadFigures], thresholds: &Thresholds) -> Vec<Check
     let errors =
         failed.map(|percent| Check::at_most("errors of reads", thresholds.max_error_percent, Some(percent), "%"));
     slow.chain(errors).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_kind_that_was_never_read_misses_its_threshold() {
+        let read = |depth, latency| ReadFigures { kind: kind(depth, false), errors: 0, latency };
+        let fast = Latency { count: 1, p95_ms: 1.0, p99_ms: 1.0, ..Latency::default() };
+        let thresholds = Scenario::Mixed.thresholds();
+        let passed = |reads: &[ReadFigures]| check(reads, &thresholds).iter().all(|check| check.passed);
+        assert!(passed(&[read(1, fast), read(10, fast)]));
+        assert!(!passed(&[read(1, fast), read(10, Latency::default())]));
+    }
 }

@@ -79,8 +79,8 @@ pub(crate) struct Observation {
     pub event_id: Option<Uuid>,
 }
 
-/// Latency percentiles, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// Latency percentiles, in milliseconds. Those of nothing are not numbers, so that they reach no target.
+#[derive(Debug, Clone, Copy, Serialize)]
 #[allow(missing_docs, reason = "the names are clear")]
 pub(crate) struct Latency {
     pub count: u64,
@@ -96,6 +96,9 @@ pub(crate) struct Latency {
 impl Latency {
     /// The percentiles of a histogram of microseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         Self {
             count: histogram.len(),
@@ -106,6 +109,22 @@ impl Latency {
             p999_ms: at(0.999),
             p9999_ms: at(0.9999),
             max_ms: histogram.max() as f64 / 1000.0,
+        }
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        let none = f64::NAN;
+        Self {
+            count: 0,
+            mean_ms: none,
+            p50_ms: none,
+            p95_ms: none,
+            p99_ms: none,
+            p999_ms: none,
+            p9999_ms: none,
+            max_ms: none,
         }
     }
 }
@@ -272,6 +291,13 @@ mod tests {
         recorder.record(&observation(100, 1_100, 1_105, RequestOutcome::Accepted));
         assert!((Latency::of(&recorder.latency).max_ms - 1_005.0).abs() < 1.0);
         assert!((Latency::of(&recorder.send_delay).max_ms - 1_000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_percentile() {
+        let nothing = Latency::of(&histogram());
+        assert_eq!(nothing.count, 0);
+        assert!(nothing.p95_ms.is_nan() && nothing.max_ms.is_nan(), "{nothing:?}");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::session::Row;
 pub(crate) fn seconds_until_fast(rows: &[Row], spike_ends: Duration, p95_ms: f64) -> Option<f64> {
     let ends = spike_ends.as_secs_f64();
     let after = || rows.iter().filter(|row| row.at_seconds > ends);
-    let slow = |row: &&Row| row.latency.count > 0 && row.latency.p95_ms >= p95_ms;
+    // A second in which requests were sent and none was answered is slow too.
+    let slow = |row: &&Row| row.latency.p95_ms >= p95_ms || row.latency.count == 0 && row.sent > 0;
     let last_slow = after().rfind(slow).map_or(ends, |row| row.at_seconds);
     after().any(|row| row.at_seconds > last_slow).then_some(last_slow - ends)
 }
@@ -16,6 +17,7 @@ pub(crate) fn seconds_until_fast(rows: &[Row], spike_ends: Duration, p95_ms: f64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recorder::Latency;
     use crate::sample;
 
     fn rows(p95_by_second: &[f64]) -> Vec<Row> {
@@ -35,5 +37,10 @@ mod tests {
         assert_eq!(of(&[5.0, 900.0, 5.0, 5.0]), Some(0.0), "the spike itself does not count");
         assert_eq!(of(&[5.0, 900.0, 400.0, 5.0, 20.0, 5.0]), Some(3.0));
         assert_eq!(of(&[5.0, 900.0, 400.0, 5.0, 20.0]), None, "it ends slow");
+        let mut unanswered = rows(&[5.0, 900.0, 5.0, 5.0, 5.0]);
+        unanswered[3].latency = Latency::default();
+        assert_eq!(seconds_until_fast(&unanswered, ends, 15.0), Some(2.0), "a second without answers is slow");
+        unanswered[3].sent = 0;
+        assert_eq!(seconds_until_fast(&unanswered, ends, 15.0), Some(0.0), "nothing was sent");
     }
 }

@@ -127,12 +127,15 @@ fn csv(rows: &[Row]) -> String {
             row.at_seconds, row.measured, row.target, row.sent, row.accepted, row.errors
         )
         .ok();
-        write!(
-            text,
-            ",{:.3},{:.3},{:.3},{:.3},{:.3}",
-            latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms, latency.max_ms
-        )
-        .ok();
+        match latency {
+            seen if seen.count > 0 => write!(
+                text,
+                ",{:.3},{:.3},{:.3},{:.3},{:.3}",
+                seen.p50_ms, seen.p95_ms, seen.p99_ms, seen.p999_ms, seen.max_ms
+            )
+            .ok(),
+            _ => write!(text, ",,,,,").ok(),
+        };
         write!(text, ",{},{}", row.in_flight, row.backlog).ok();
         match row.visible {
             seen if seen.count > 0 => write!(text, ",{:.3},{:.3},{:.3}", seen.p50_ms, seen.p95_ms, seen.p99_ms).ok(),

@@ -91,8 +91,8 @@ impl<'a> Appender<'a> {
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
         let mut headers = record_headers(context, &key_id);
         headers.extend(hops.record_header());
-        let records = state.producer.series(&state.topic, Some(&org_id), &headers);
-        let tokens = reply::position_tokens(&state.sealing, caller.org_id);
+        let records = state.0.producer.series(&state.0.topic, Some(&org_id), &headers);
+        let tokens = reply::position_tokens(&state.0.sealing, caller.org_id);
         let confirmed = Mutex::new(Confirmed { tokens, measured: Measured::default(), unnoted: None });
         Self { state, context, caller, kind, records, unconfirmed: OnceLock::new(), confirmed }
     }
@@ -102,7 +102,7 @@ impl<'a> Appender<'a> {
         let Some(dedup) = admitted.event.dedup.clone() else {
             return self.append(admitted, turn).await.map(Outcome::Accepted);
         };
-        match self.state.dedup_cache.find_or_reserve(&admitted.event, &dedup, &mut turn).await? {
+        match self.state.0.dedup_cache.find_or_reserve(&admitted.event, &dedup, &mut turn).await? {
             Reserved::Duplicate(CachedResponse { accepted, body_hash, is_type_known }) => {
                 if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
                     let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other \
@@ -215,7 +215,7 @@ impl<'a> Appender<'a> {
     }
 
     fn note(&self, (partition, offset): (i32, i64)) {
-        self.state.written.note(self.caller.org_id.as_uuid(), partition, offset, Instant::now());
+        self.state.0.written.note(self.caller.org_id.as_uuid(), partition, offset, Instant::now());
     }
 
     fn problem_of(&self, error: &PublishError) -> Problem {
