@@ -152,10 +152,14 @@ impl ResultFigure {
     pub(crate) fn line(&self) -> String {
         let bare = self.bare.map_or_else(|| "-".to_owned(), |bare| bare.to_string());
         let ratio = self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let reached = if self.reached { "reached" } else { "MISSED " };
         let target = self.target.text(&self.unit);
+        let reached = match (target.as_str(), self.reached) {
+            ("-", _) => "",
+            (_, true) => "reached",
+            (_, false) => "MISSED",
+        };
         let (id, what, unit, product) = (&self.id, &self.what, &self.unit, self.product);
-        format!("{id:<4} {what:<52} {product:>24} {unit:<8} bare {bare:>24}  ratio {ratio:>5}  {reached}  {target}")
+        format!("{id:<4} {what:<52} {product:>24} {unit:<8} bare {bare:>24}  ratio {ratio:>5}  {reached:<7}  {target}")
     }
 }
 
@@ -178,6 +182,8 @@ mod tests {
         assert!(figure("S2", 9.0, None, Target::at_most(10.0)).reached);
         assert!(!figure("S2", f64::NAN, None, Target::at_most(10.0)).reached, "not measured");
         assert_eq!(target.text("/s"), ">= 34000 /s, ratio >= 0.75");
+        let line = |target| figure("S1", 35_000.0, Some(40_000.0), target).line();
+        assert!(line(target).contains("reached") && !line(Target::default()).contains("reached"), "no target");
     }
 
     #[test]
