@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::connection::Connection;
 use crate::control_client::ControlClient;
+use crate::eventually::eventually;
 use crate::metrics;
 use crate::organizations::Organization;
 use crate::process_usage::{Component, usage};
@@ -180,13 +181,11 @@ impl Connections {
     /// for, and are answered at once.
     async fn wait_for_polls(&self) -> anyhow::Result<()> {
         let Some(metrics) = &self.metrics else { return Ok(()) };
-        let until = Instant::now() + DEADLINE;
-        while metrics::value(metrics, "triggers_budget_held{budget=\"long_polls\"}").await? < self.sizes.at_once as f64
-        {
-            ensure!(Instant::now() < until, "not all of {} long polls wait after {DEADLINE:?}", self.sizes.at_once);
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        Ok(())
+        eventually(LOOK_AGAIN, DEADLINE, "all long polls wait", async || {
+            let waiting = metrics::value(metrics, "triggers_budget_held{budget=\"long_polls\"}").await?;
+            Ok((waiting >= self.sizes.at_once as f64).then_some(()))
+        })
+        .await
     }
 
     /// S18: growth of the memory by bodies of which the end is not sent, MiB.
@@ -227,12 +226,11 @@ impl Connections {
             let event = json!({"event_type": EVENT_TYPE, "payload": payload});
             self.control.post::<serde_json::Value>("/v1/events", key, &event).await?;
         }
-        let until = Instant::now() + DEADLINE;
         let page = format!("{LARGE_PAGE}&order=desc");
-        while self.control.get(&page, key).await?.1.len() < LARGE_PAGE_BYTES {
-            ensure!(Instant::now() < until, "the inbox has no page of {LARGE_PAGE_BYTES} bytes");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        eventually(LOOK_AGAIN, DEADLINE, "the inbox has a large page", async || {
+            Ok((self.control.get(&page, key).await?.1.len() >= LARGE_PAGE_BYTES).then_some(()))
+        })
+        .await?;
         let before = self.memory_mib();
         let mut readers = Vec::new();
         for _ in 0..self.sizes.slow_readers {
@@ -257,6 +255,7 @@ impl Connections {
     /// The most memory until `done` is, and after it until the memory has not grown for a while.
     async fn most_memory_mib(&self, done: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
         let mut done = std::pin::pin!(done);
+        let mut looks = tokio::time::interval(LOOK_AGAIN);
         let (mut most, mut is_done, mut grown_at) = (self.memory_mib(), false, Instant::now());
         while !is_done || grown_at.elapsed() < STEADY_FOR {
             tokio::select! {
@@ -264,7 +263,7 @@ impl Connections {
                     outcome?;
                     (is_done, grown_at) = (true, Instant::now());
                 }
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                _ = looks.tick() => {}
             }
             let now = self.memory_mib();
             if now > most {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::process::{Child, Command};
 
 use crate::control_client::ControlClient;
+use crate::eventually::eventually;
 use crate::metrics;
 use crate::target::{Address, Target};
 
@@ -53,14 +54,13 @@ impl Instance {
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + START_TIMEOUT;
-        while !matches!(self.control.get("/health/ready", "").await, Ok((200, _))) {
+        let what = format!("{} is ready", self.address.url());
+        eventually(Duration::from_millis(200), START_TIMEOUT, &what, async || {
             let ended = self.process.try_wait()?;
             ensure!(ended.is_none(), "the process of the role ingest ended: {ended:?}");
-            ensure!(Instant::now() < until, "{} is not ready", self.address.url());
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        Ok(())
+            Ok(matches!(self.control.get("/health/ready", "").await, Ok((200, _))).then_some(()))
+        })
+        .await
     }
 
     /// The value of a counter without labels.

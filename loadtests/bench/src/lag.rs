@@ -1,9 +1,9 @@
 //! How far a consumer is behind the log: the end of its topic, less its position in PostgreSQL.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use loadkit::Role;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -11,6 +11,7 @@ use runtime::postgres::connect_options;
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
 
+use crate::eventually::eventually;
 use crate::target::Target;
 
 const BUDGET: Duration = Duration::from_secs(10);
@@ -33,9 +34,7 @@ pub(crate) struct LagReader {
 /// When that takes longer than `within`, or `target` has no broker or no database.
 pub(crate) async fn wait_for(target: &Target, role: Role, within: Duration) -> Result<()> {
     let mut lag = LagReader::of(target, role).await?.context("the system has no broker or no database")?;
-    let left = lag.wait_until_applied(Instant::now() + within).await?;
-    ensure!(left == 0, "the role {} has not applied {left} records within {within:?}", role.name());
-    Ok(())
+    lag.wait_until_applied(within).await
 }
 
 impl LagReader {
@@ -88,14 +87,22 @@ impl LagReader {
         Ok(u64::try_from(end - applied.unwrap_or(0)).unwrap_or(0))
     }
 
-    /// Waits until nothing is left, at most until `until`. Returns how many records are left.
-    pub(crate) async fn wait_until_applied(&mut self, until: Instant) -> Result<u64> {
-        loop {
-            let left = self.records().await?;
-            if left == 0 || Instant::now() >= until {
-                return Ok(left);
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+    /// Waits until nothing is left.
+    ///
+    /// # Errors
+    /// When that takes longer than `within`.
+    pub(crate) async fn wait_until_applied(&mut self, within: Duration) -> Result<()> {
+        let what = format!("{} has applied all records of {}", self.consumer, self.topic);
+        let mut left = None;
+        let applied = eventually(LOOK_AGAIN, within, &what, async || {
+            let records = self.records().await?;
+            left = Some(records);
+            Ok((records == 0).then_some(()))
+        });
+        let outcome = applied.await;
+        outcome.map_err(|error| match left {
+            Some(left) => error.context(format!("{left} records are not applied")),
+            None => error,
+        })
     }
 }

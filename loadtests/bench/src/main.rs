@@ -19,6 +19,7 @@ mod control_client;
 mod cost;
 mod deliver;
 mod dry_run;
+mod eventually;
 mod figures;
 mod generator;
 mod inbox_check;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use devstack::{Data, Options, Process, Program, Signal, Stack};
@@ -14,6 +14,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::control_client::ControlClient;
+use crate::eventually::eventually;
 use crate::lag;
 use crate::process_usage::{Component, listener};
 use crate::target::{Address, Target, port_of};
@@ -174,17 +175,15 @@ impl System {
     }
 
     async fn wait_ready(&self, role: Role, running: &Running) -> anyhow::Result<()> {
-        let until = Instant::now() + READY_TIMEOUT;
-        while !matches!(running.http.get("/health/ready", "").await, Ok((200, _))) {
+        eventually(POLL, READY_TIMEOUT, &format!("the role {} is ready", role.name()), async || {
             if let Some(status) = running.process.exited() {
                 let log = self.stack.data_dir().join(format!("{}-{}.log", role.name(), running.number));
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 bail!("the role {} ended with {status}: {log}", role.name());
             }
-            ensure!(Instant::now() < until, "the role {} is not ready after {READY_TIMEOUT:?}", role.name());
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+            Ok(matches!(running.http.get("/health/ready", "").await, Ok((200, _))).then_some(()))
+        })
+        .await
     }
 
     /// Stops all roles that run and are not in `kept`.

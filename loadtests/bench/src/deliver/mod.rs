@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use loadkit::{Failure, RunEnvironment};
 
 use crate::control_client::ControlClient;
+use crate::eventually::eventually;
 use crate::figures::Figures;
 use crate::generator::Generator;
 use crate::organizations::{self, Organization};
@@ -162,10 +163,9 @@ impl Sent {
 
     /// Waits until everything has arrived, at most for `options.settle`.
     async fn arrive(self, receiver: &Receiver, options: &Options, beside: bool) -> Run {
-        let until = Instant::now() + options.settle;
-        while !receiver.has_received(self.count, &self.accepted) && Instant::now() < until {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        let all = async || Ok(receiver.has_received(self.count, &self.accepted).then_some(()));
+        // What is missing then is counted.
+        let _all_or_some = eventually(LOOK_AGAIN, options.settle, "all webhooks arrive", all).await;
         let measured_from = options.load.pace.measured_from();
         let deliveries = figures::join(self.count, &self.accepted, &receiver.take(), self.started, measured_from);
         Run { beside, accept: self.accept, deliveries }

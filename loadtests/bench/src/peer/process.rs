@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+
+use crate::eventually::eventually;
 
 /// Timeout for the start. The first start of a peer downloads or builds it.
 const START_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -74,16 +76,9 @@ impl PeerProcess {
 
     /// Waits until the port accepts connections.
     pub(super) async fn wait_until_it_answers(&self) -> anyhow::Result<()> {
-        let until = Instant::now() + ANSWER_TIMEOUT;
-        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            ensure!(
-                Instant::now() < until,
-                "nothing listens on 127.0.0.1:{}, the port that the peer printed",
-                self.port
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        let what = format!("the peer listens on 127.0.0.1:{}, the port that it printed", self.port);
+        let connect = async || Ok(TcpStream::connect(("127.0.0.1", self.port)).await.ok().map(drop));
+        eventually(Duration::from_millis(50), ANSWER_TIMEOUT, &what, connect).await
     }
 
     /// Stops all its processes: SIGTERM, then SIGKILL for those that are left. Fails if it had ended before.
