@@ -96,13 +96,13 @@ pub(crate) async fn run(options: &Options, folder: &Path) -> Result<bool, Failur
     let measured = suite.measure().await;
     let passed = suite.turns.all_passed;
     suite.turns.system.stop().await;
-    measured?;
+    // What was measured before a step failed is kept.
     let results = Results { environment, figures: suite.figures };
     report::write_json(folder, &results)?;
     let kept = results.write(&options.results)?;
     print!("{}", results.table());
     println!("results in {} and {}", folder.display(), kept.display());
-    Ok(passed)
+    measured.map(|()| passed)
 }
 
 impl Suite<'_> {

@@ -19,7 +19,7 @@ use crate::lane::LaneKey;
 use crate::log::tracker::{MatchedEvent, ReadRecord};
 
 /// Label of the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MatchKind {
     /// At least one endpoint gets the event.
     Matched,

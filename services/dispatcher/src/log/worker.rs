@@ -29,6 +29,7 @@ use crate::endpoints::matching::Snapshot;
 use crate::error::DispatchError;
 use crate::log::duplicates::Decision;
 use crate::log::read_ahead::ReadAhead;
+use crate::log::record::MatchKind;
 use crate::log::tracker::{DeliveryTracker, PartitionHistory, ReadRecord, Undecided};
 use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
@@ -226,13 +227,17 @@ impl LogWorker {
         let endpoint_cache = self.dependencies.endpoint_cache.clone();
         let snapshot = read_with_retries(&self.dependencies, session, || endpoint_cache.current()).await?;
         let (now, now_ms) = (Instant::now(), to_millis(OffsetDateTime::now_utc()));
+        let mut kinds: BTreeMap<MatchKind, u64> = BTreeMap::new();
         let read = |record: &Record| {
             let log_epoch = self.tracker.log_epoch(record.partition)?;
             let (read, kind) = record::read(record, log_epoch, &snapshot, self.system_key.as_ref(), now_ms);
-            METRICS.records.with_label_values(&[kind.as_str()]).inc();
+            *kinds.entry(kind).or_default() += 1;
             Some(read)
         };
         let read: Vec<ReadRecord> = records.iter().filter_map(read).collect();
+        for (kind, count) in kinds {
+            METRICS.records.with_label_values(&[kind.as_str()]).inc_by(count);
+        }
         self.read_lanes(&read, session).await?;
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in read {

@@ -72,6 +72,9 @@ impl Pauses {
         partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
         let topics: Vec<&str> = self.paused(Instant::now(), partitions).into_iter().collect();
+        if topics.is_empty() {
+            return None;
+        }
         match log_state::topic_ids(client.client(), &topics, TIMEOUT) {
             Ok(ids) => recreated(&assignments.all(), &ids),
             Err(error) => {
