@@ -1,7 +1,11 @@
 //! Ports on 127.0.0.1: finds free ones, and refuses one in use.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
 
@@ -9,6 +13,12 @@ use crate::Error;
 const LOWEST: u16 = 20_000;
 /// Attempts to find a free port before the system chooses one.
 const ATTEMPTS: u32 = 200;
+/// Ports that stay reserved at most, the newest.
+const RESERVED: usize = 256;
+
+/// The ports that this process has chosen: no other process that asks [`free`] gets one of them, although the server
+/// that it is for does not listen yet, or is being restarted.
+static CHOSEN: Mutex<VecDeque<UnixListener>> = Mutex::new(VecDeque::new());
 
 /// A port that was just free, below the range of outgoing connections.
 ///
@@ -19,12 +29,26 @@ pub(crate) fn free() -> Result<u16, Error> {
     for _ in 0..ATTEMPTS {
         let random = uuid::Uuid::new_v4().as_u128() % u128::from(end - LOWEST);
         let port = LOWEST + u16::try_from(random).unwrap_or(0);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if reserve(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return Ok(port);
         }
     }
     let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     any.map(|address| address.port()).map_err(Error::io("find a free port on 127.0.0.1"))
+}
+
+/// Reserves a port for this process; `false`: it is reserved. A socket with an abstract name is the reservation, since
+/// it belongs to one network namespace, as ports do, and ends with the process.
+fn reserve(port: u16) -> bool {
+    let bound = SocketAddr::from_abstract_name(format!("triggers-devstack-port-{port}"))
+        .and_then(|name| UnixListener::bind_addr(&name));
+    let Ok(reservation) = bound else { return false };
+    let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if chosen.len() == RESERVED {
+        chosen.pop_front();
+    }
+    chosen.push_back(reservation);
+    true
 }
 
 /// `wanted`, or a free port if it is 0.
@@ -50,4 +74,16 @@ fn first_outgoing_port() -> u16 {
         .ok()
         .and_then(|range| range.split_whitespace().next()?.parse().ok())
         .unwrap_or(32_768)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_port_is_not_chosen_again_although_nobody_listens() {
+        let port = free().unwrap();
+        assert!(!reserve(port));
+        ensure_free("test", port).unwrap();
+    }
 }
