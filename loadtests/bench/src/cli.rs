@@ -271,7 +271,7 @@ pub(crate) struct AllArgs {
     /// Folder of the results of each commit.
     #[arg(long, default_value = FOLDER)]
     pub results: PathBuf,
-    /// Steps, one after the other [default: all].
+    /// Steps; they run in the order of this list, each once [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     pub steps: Vec<Step>,
     /// Idle connections of S12; S12 and S18 have a tenth of requests at once and a hundredth of slow readers.

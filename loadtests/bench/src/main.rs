@@ -221,7 +221,9 @@ async fn run_scale(arguments: ScaleArgs) -> Result<bool, Failure> {
 
 async fn run_all(arguments: AllArgs) -> Result<bool, Failure> {
     let (ramp, measured) = (arguments.load.ramp, arguments.load.duration);
-    let steps = if arguments.steps.is_empty() { Step::value_variants().to_vec() } else { arguments.steps };
+    let mut steps = if arguments.steps.is_empty() { Step::value_variants().to_vec() } else { arguments.steps };
+    steps.sort_unstable();
+    steps.dedup();
     let options = suite::Options {
         turns: arguments.turns.options(),
         steps,
