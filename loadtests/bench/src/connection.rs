@@ -49,6 +49,11 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(4096) })
     }
 
+    /// Whether the server has not closed it, as it does with one that is idle for long.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Sends one request and reads its reply. After an error, or when the future is dropped, the connection must not be
     /// used again.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
@@ -171,10 +176,13 @@ mod tests {
         });
         let mut connection = Connection::open(&address).await.unwrap();
         let first = connection.exchange(b"ping").await.unwrap();
+        assert!(connection.is_open());
         assert_eq!(first, Reply { status: 201, event_id: Some(Uuid::parse_str(ID).unwrap()), reusable: true });
         let second = connection.exchange(b"ping").await.unwrap();
         assert_eq!(second, Reply { status: 503, event_id: None, reusable: false });
         server.await.unwrap();
+        connection.stream.readable().await.unwrap();
+        assert!(!connection.is_open());
         assert!(matches!(connection.exchange(b"ping").await, Err(ExchangeError::Connection(_))));
     }
 }

@@ -297,7 +297,7 @@ impl GeneratorState {
 }
 
 async fn exchange(connection: &mut Option<Connection>, address: &str, request: &[u8]) -> Result<Reply, ExchangeError> {
-    let mut usable = match connection.take() {
+    let mut usable = match connection.take().filter(Connection::is_open) {
         Some(usable) => usable,
         None => Connection::open(address).await?,
     };

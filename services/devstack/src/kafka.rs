@@ -182,7 +182,7 @@ impl Kafka {
         let args = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", "server.properties", "-t"];
         let users = self.security.as_deref().map(secured::format_arguments).unwrap_or_default();
         let args = args.iter().copied().chain([self.cluster_id.as_str()]).chain(users.iter().map(String::as_str));
-        let child = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], args, &log).spawn()?;
+        let child = self.java(&["-Xmx128m"], args, &log).spawn()?;
         finished(&child, "Kafka's formatter", &log).await?;
         files::write(&done, &self.cluster_id, 0o644)
     }
@@ -195,13 +195,16 @@ impl Kafka {
             fixed.extend(["--command-config", secured::ADMIN_PROPERTIES]);
         }
         let args = fixed.into_iter().chain(arguments.iter().copied());
-        let child = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], args, &log).spawn()?;
+        let child = self.java(&["-Xmx128m"], args, &log).spawn()?;
         finished(&child, "Kafka's command", &log).await?;
         std::fs::read_to_string(&log).map_err(Error::io(format!("read {}", log.display())))
     }
 
     fn java<'a>(&'a self, tuning: &[&str], args: impl Iterator<Item = &'a str>, output: &'a Path) -> Launch<'a> {
         let fixed = [
+            // The first compiler only. The second one takes a third of a core for the first minute under load, and what
+            // it then saves is within the noise (docs/performance.md).
+            "-XX:TieredStopAtLevel=1",
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
             "-XX:ErrorFile=logs/crash-%p.log",
@@ -226,11 +229,9 @@ impl Kafka {
     }
 
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
-        // The first compiler only. The second one takes a third of a core for the first minute under load, and what it
-        // then saves is within the noise (docs/performance.md).
         let tuning: &[&str] = match self.heap {
-            Heap::Full => &["-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1"],
-            Heap::Test => &["-Xms128m", "-Xmx384m", "-XX:TieredStopAtLevel=1"],
+            Heap::Full => &["-Xms256m", "-Xmx1g"],
+            Heap::Test => &["-Xms128m", "-Xmx384m"],
         };
         let args = ["kafka.Kafka", "server.properties"].into_iter();
         self.java(tuning, args, &self.folder.join("kafka.out")).spawn()

@@ -29,7 +29,11 @@ pub(crate) fn free() -> Result<u16, Error> {
     for _ in 0..ATTEMPTS {
         let random = uuid::Uuid::new_v4().as_u128() % u128::from(end - LOWEST);
         let port = LOWEST + u16::try_from(random).unwrap_or(0);
-        if reserve(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // Reserved first: looking for a listener is a listener for a moment.
+        if let Some(reservation) = reserve(port)
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            keep(reservation);
             return Ok(port);
         }
     }
@@ -37,18 +41,19 @@ pub(crate) fn free() -> Result<u16, Error> {
     any.map(|address| address.port()).map_err(Error::io("find a free port on 127.0.0.1"))
 }
 
-/// Reserves a port for this process; `false`: it is reserved. A socket with an abstract name is the reservation, since
-/// it belongs to one network namespace, as ports do, and ends with the process.
-fn reserve(port: u16) -> bool {
-    let bound = SocketAddr::from_abstract_name(format!("triggers-devstack-port-{port}"))
-        .and_then(|name| UnixListener::bind_addr(&name));
-    let Ok(reservation) = bound else { return false };
+/// Reserves a port; `None`: it is reserved. A socket with an abstract name is the reservation, since it belongs to one
+/// network namespace, as ports do, and ends with the process.
+fn reserve(port: u16) -> Option<UnixListener> {
+    let name = SocketAddr::from_abstract_name(format!("triggers-devstack-port-{port}")).ok()?;
+    UnixListener::bind_addr(&name).ok()
+}
+
+fn keep(reservation: UnixListener) {
     let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     if chosen.len() == RESERVED {
         chosen.pop_front();
     }
     chosen.push_back(reservation);
-    true
 }
 
 /// `wanted`, or a free port if it is 0.
@@ -83,7 +88,7 @@ mod tests {
     #[test]
     fn a_chosen_port_is_not_chosen_again_although_nobody_listens() {
         let port = free().unwrap();
-        assert!(!reserve(port));
+        assert!(reserve(port).is_none());
         ensure_free("test", port).unwrap();
     }
 }

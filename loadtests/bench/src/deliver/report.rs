@@ -45,9 +45,10 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Whether nothing is missing and the load was accepted.
+    /// Whether nothing is missing, and the whole load was sent and accepted.
     fn is_complete(&self) -> bool {
-        self.deliveries.missing == 0 && self.accept.error_percent <= MOST_ERRORS_PERCENT
+        let accept = &self.accept;
+        self.deliveries.missing == 0 && accept.error_percent <= MOST_ERRORS_PERCENT && accept.stopped.is_none()
     }
 }
 
@@ -108,6 +109,8 @@ pub(crate) fn most_added_ms(p95_ms: f64) -> f64 {
     MOST_ADDED_MS.max(p95_ms * MOST_ADDED_SHARE)
 }
 
+/// A run that is not complete has no figures.
 fn of_side(runs: &[Run], beside: bool, figure: impl Fn(&Deliveries) -> f64) -> Spread {
-    Spread::of(runs.iter().filter(|run| run.beside == beside).map(|run| figure(&run.deliveries)))
+    let figure = |run: &Run| if run.is_complete() { figure(&run.deliveries) } else { f64::NAN };
+    Spread::of(runs.iter().filter(|run| run.beside == beside).map(figure))
 }

@@ -72,10 +72,9 @@ impl Pauses {
         partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
         let topics: Vec<&str> = self.paused(Instant::now(), partitions).into_iter().collect();
-        if topics.is_empty() {
-            return None;
-        }
         match log_state::topic_ids(client.client(), &topics, TIMEOUT) {
+            // As after most polls: no partition was paused. The claims are not copied.
+            Ok(ids) if ids.is_empty() => None,
             Ok(ids) => recreated(&assignments.all(), &ids),
             Err(error) => {
                 debug!(%error, "Topic ids are unknown; the watch queries them again.");
