@@ -23,6 +23,9 @@ const PROGRAM_DEADLINE: Duration = Duration::from_secs(60);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the port is tried before Kafka listens.
 const POLL: Duration = Duration::from_millis(50);
+/// For programs that end soon. The second compiler of the JVM takes much of the CPU in the first minute under load, and
+/// saves a fifth of Kafka's CPU from then on (docs/performance.md).
+const FIRST_COMPILER: &str = "-XX:TieredStopAtLevel=1";
 
 /// Warnings and errors, in at most three files of 8 MB.
 const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -182,7 +185,7 @@ impl Kafka {
         let args = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", "server.properties", "-t"];
         let users = self.security.as_deref().map(secured::format_arguments).unwrap_or_default();
         let args = args.iter().copied().chain([self.cluster_id.as_str()]).chain(users.iter().map(String::as_str));
-        let child = self.java(&["-Xmx128m"], args, &log).spawn()?;
+        let child = self.java(&["-Xmx128m", FIRST_COMPILER], args, &log).spawn()?;
         finished(&child, "Kafka's formatter", &log).await?;
         files::write(&done, &self.cluster_id, 0o644)
     }
@@ -195,16 +198,13 @@ impl Kafka {
             fixed.extend(["--command-config", secured::ADMIN_PROPERTIES]);
         }
         let args = fixed.into_iter().chain(arguments.iter().copied());
-        let child = self.java(&["-Xmx128m"], args, &log).spawn()?;
+        let child = self.java(&["-Xmx128m", FIRST_COMPILER], args, &log).spawn()?;
         finished(&child, "Kafka's command", &log).await?;
         std::fs::read_to_string(&log).map_err(Error::io(format!("read {}", log.display())))
     }
 
     fn java<'a>(&'a self, tuning: &[&str], args: impl Iterator<Item = &'a str>, output: &'a Path) -> Launch<'a> {
         let fixed = [
-            // The first compiler only. The second one takes a third of a core for the first minute under load, and what
-            // it then saves is within the noise (docs/performance.md).
-            "-XX:TieredStopAtLevel=1",
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
             "-XX:ErrorFile=logs/crash-%p.log",
@@ -231,7 +231,7 @@ impl Kafka {
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
         let tuning: &[&str] = match self.heap {
             Heap::Full => &["-Xms256m", "-Xmx1g"],
-            Heap::Test => &["-Xms128m", "-Xmx384m"],
+            Heap::Test => &["-Xms128m", "-Xmx384m", FIRST_COMPILER],
         };
         let args = ["kafka.Kafka", "server.properties"].into_iter();
         self.java(tuning, args, &self.folder.join("kafka.out")).spawn()

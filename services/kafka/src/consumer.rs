@@ -57,8 +57,9 @@ const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a fetch waits at the broker for a first record. A partition that is assigned meanwhile is fetched after it.
-const FETCH_WAIT: Duration = Duration::from_millis(200);
+/// How long a fetch waits at the broker for a first record. It leaves out partitions whose records were just read, and
+/// those that are assigned meanwhile: if the others have no record, these wait for so long.
+const FETCH_WAIT: Duration = Duration::from_millis(40);
 
 /// Settings of a fenced consumer.
 #[derive(Debug, Clone)]

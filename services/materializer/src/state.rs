@@ -12,6 +12,7 @@ use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 use tokio_util::sync::CancellationToken;
 
+use crate::inbox::ManyOpen;
 use crate::notifier::NewEventNotifier;
 use crate::read_your_writes::ReadYourWrites;
 
@@ -33,6 +34,7 @@ pub(crate) struct Inbox {
     pub(crate) positions: PositionsPoller,
     pub(crate) read_your_writes: ReadYourWrites,
     pub(crate) notifier: NewEventNotifier,
+    pub(crate) many_open: ManyOpen,
 }
 
 impl FromRef<InboxState> for Authenticator {
@@ -62,6 +64,7 @@ impl InboxState {
             acks_topic: topics.acks,
             sealing,
             positions,
+            many_open: ManyOpen::default(),
         };
         Self { authenticator, inbox: Arc::new(inbox), shutdown: CancellationToken::new() }
     }

@@ -72,8 +72,21 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
     Ok(PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, usage| {
+            Box::pin(async move {
+                if usage.idle_for >= TESTED_AFTER_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }
+
+/// A connection that was idle for so long is tested before it is used. Each use ends with a test, so a second one right
+/// after it would only cost a round trip: with a busy pool, as much as the statement itself.
+const TESTED_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// A second pool to the same server, of the same size, whose connections have these PostgreSQL settings.
 pub fn with_settings(pool: &PgPool, settings: &'static [(&'static str, &'static str)]) -> PgPool {

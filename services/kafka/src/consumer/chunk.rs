@@ -15,9 +15,12 @@ use crate::{Record, ffi};
 const CHUNK_RECORDS: usize = 500;
 /// A chunk takes no further record above this size, so that large records do not multiply with the queued chunks.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// How long others may follow the first record. librdkafka hands on an answer partition by partition, and waking this
+/// thread and the owner for each of them takes more than their records.
+const GATHER: Duration = Duration::from_millis(1);
 
-/// Polls once, then takes the records that are already there, up to a chunk. Also returns the error that ended the
-/// chunk: librdkafka reports it only once. A rebalance runs inside of `poll`, and a poll without a timeout returns
+/// Polls once, then takes the records that are there a moment later, up to a chunk. Also returns the error that ended
+/// the chunk: librdkafka reports it only once. A rebalance runs inside of `poll`, and a poll without a timeout returns
 /// after it. So no record that was polled before a revocation is sent after the next claim.
 pub(super) fn poll<C: ConsumerContext>(
     client: &BaseConsumer<C>,
@@ -38,7 +41,10 @@ pub(super) fn poll<C: ConsumerContext>(
             }
             Some(Err(error)) => return (records, epochs, Some(error)),
         }
-        timeout = Duration::ZERO;
+        if !timeout.is_zero() {
+            std::thread::sleep(GATHER);
+            timeout = Duration::ZERO;
+        }
     }
     (records, epochs, None)
 }

@@ -11,6 +11,7 @@ mod cursor;
 mod event;
 mod item;
 mod list;
+mod many_open;
 mod merge;
 mod page_bytes;
 mod query;
@@ -23,6 +24,7 @@ use http_server::also_at;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use self::many_open::ManyOpen;
 use crate::state::InboxState;
 
 /// The routes, relative to a mount.
