@@ -85,8 +85,9 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
 }
 
 /// A connection that was idle for so long is tested before it is used. Each use ends with a test, so a second one right
-/// after it would only cost a round trip: with a busy pool, as much as the statement itself.
-const TESTED_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// after it only costs a round trip: with a busy pool, as much as many a statement. A server that restarts is away for
+/// longer.
+const TESTED_AFTER_IDLE: Duration = Duration::from_millis(100);
 
 /// A second pool to the same server, of the same size, whose connections have these PostgreSQL settings.
 pub fn with_settings(pool: &PgPool, settings: &'static [(&'static str, &'static str)]) -> PgPool {

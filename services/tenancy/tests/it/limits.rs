@@ -182,7 +182,7 @@ async fn waiters_for_one_unknown_key_cost_the_budget_only() {
     const LOOKUPS: usize = 4;
     const WAITING: usize = 40;
     const REQUESTS: usize = 100;
-    let (database, near) = database().await;
+    let (database, _) = database().await;
     let mut config = TenancyConfig::new(None, false);
     config.auth.max_lookups = LOOKUPS;
     config.auth.max_waiting_lookups = WAITING;
@@ -190,7 +190,8 @@ async fn waiters_for_one_unknown_key_cost_the_budget_only() {
     let before = reads_of_keys(&database.url).await;
     let instance = Arc::new(Instance::start_with(pool(&database.url), config).await);
     let unknown = Arc::new(tenancy::key::generate(Default::default()));
-    let mut lock = runtime::postgres::begin(&near).await.unwrap();
+    // The connections of the pool that came with the database have just been ended.
+    let mut lock = runtime::postgres::begin(&pool(&database.url)).await.unwrap();
     sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut answers = JoinSet::new();
     for _ in 0..REQUESTS {
