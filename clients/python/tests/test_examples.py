@@ -39,8 +39,13 @@ def run(program: list[str], **variables: str) -> str:
 
 @contextmanager
 def running(program: list[str], output: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    with output.open("wb") as file:
-        process = subprocess.Popen([sys.executable, *program], env={**os.environ, **variables}, stdout=file)
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with output.open("wb") as file:
+            process = subprocess.Popen([sys.executable, *program], env={**os.environ, **variables}, stdout=file)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     try:
         yield process
     finally:
